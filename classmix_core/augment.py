@@ -1,0 +1,120 @@
+"""Augmentation of whole batches on their device: weak (geometry, images with labels) and strong (colour, images alone).
+
+Every function draws one value an image from the given generator; no loop over images, no host sync.
+
+Shapes: B batch, C = 3 channels, H W image. Images are float RGB in 0..1 until `normalise`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from classmix_core.mixing import IGNORE, paste
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+LUMA = (0.299, 0.587, 0.114)
+RGB_TO_YIQ = (LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+BLUR_RADIUS = 4
+"""Pixels each side: 9 taps cover 3.4 standard deviations of the widest default blur."""
+BLUR_SIGMA_MIN = 0.15
+
+
+def to_float(image_BCHW: Tensor) -> Tensor:
+    """uint8 0..255 to float32 0..1."""
+    return image_BCHW.float().div_(255)
+
+
+def normalise(image_BCHW: Tensor) -> Tensor:
+    """Float RGB 0..1 to the zero mean and unit variance of ImageNet, as torchvision's weights expect."""
+    mean, std = (torch.tensor(values, device=image_BCHW.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return (image_BCHW - mean) / std
+
+
+def flip(image_BCHW: Tensor, label_BHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mirror each image and its labels left to right with probability 1/2."""
+    flip_B11 = torch.rand(len(image_BCHW), 1, 1, generator=generator, device=image_BCHW.device) < 0.5
+    return paste(image_BCHW.flip(-1), image_BCHW, flip_B11), paste(label_BHW.flip(-1), label_BHW, flip_B11)
+
+
+def scale(
+    image_BCHW: Tensor, label_BHW: Tensor, low: float, high: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Zoom each image and its labels by U(low, high) about a random place, keeping H and W.
+
+    What comes from outside the image is 0 with label IGNORE. Images are sampled bilinearly, labels at the nearest.
+    """
+    batch, device = len(image_BCHW), image_BCHW.device
+    zoom_B, x_B, y_B = torch.rand(3, batch, generator=generator, device=device)
+    extent_B = 1 / (low + (high - low) * zoom_B)  # half-width of the window, in image half-widths
+    room_B = 1 - extent_B
+    zero_B = torch.zeros_like(extent_B)
+    rows = (extent_B, zero_B, (2 * x_B - 1) * room_B, zero_B, extent_B, (2 * y_B - 1) * room_B)
+    grid = F.affine_grid(torch.stack(rows, 1).view(batch, 2, 3), list(image_BCHW.shape), align_corners=False)
+    zoomed = F.grid_sample(image_BCHW, grid, align_corners=False)
+    shifted = label_BHW.unsqueeze(1).float() - IGNORE  # so that the padding's 0 is IGNORE
+    labels = F.grid_sample(shifted, grid, mode="nearest", align_corners=False).squeeze(1) + IGNORE
+    return zoomed, labels.round().to(label_BHW.dtype)
+
+
+def color_jitter(image_BCHW: Tensor, strength: float, probability: float, generator: torch.Generator) -> Tensor:
+    """Change brightness, contrast, saturation and hue of each image, in this order.
+
+    The factors are U(1 - strength, 1 + strength), the hue turns by U(-strength, strength) of a full circle in the IQ
+    plane. All four are affine in RGB, so they are one 3 x 4 matrix an image and one pass over memory; values are cut to
+    0..1 once, at the end.
+    """
+    batch, device = len(image_BCHW), image_BCHW.device
+    factor_B = 1 + strength * (2 * torch.rand(4, batch, generator=generator, device=device) - 1)
+    apply_B = torch.rand(batch, generator=generator, device=device) < probability
+    factor_B = torch.where(apply_B, factor_B, 1.0)
+    matrix_B33, offset_B31 = jitter_matrix(image_BCHW.mean((2, 3)), *factor_B.unbind())
+    jittered_B3N = torch.baddbmm(offset_B31, matrix_B33, image_BCHW.flatten(2))
+    return jittered_B3N.clamp_(0, 1).view(image_BCHW.shape)
+
+
+def jitter_matrix(
+    mean_BC: Tensor, brightness_B: Tensor, contrast_B: Tensor, saturation_B: Tensor, hue_B: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The matrix (B, 3, 3) and offset (B, 3, 1) of a colour jitter.
+
+    Args:
+        mean_BC: mean colour of each image; contrast pulls towards its luma.
+        brightness_B, contrast_B, saturation_B: factors, 1 leaves as is.
+        hue_B: 1 plus the turn in full circles.
+    """
+    device = mean_BC.device
+    luma_3, to_yiq_33 = torch.tensor(LUMA, device=device), torch.tensor(RGB_TO_YIQ, device=device)
+    eye_33 = torch.eye(3, device=device)
+    gray_33 = luma_3.expand(3, 3)  # every row gives the luma
+    saturate_B33 = saturation_B.view(-1, 1, 1) * (eye_33 - gray_33) + gray_33
+    angle_B = 2 * torch.pi * (hue_B - 1)
+    sin_B, cos_B = angle_B.sin(), angle_B.cos()
+    zero_B, one_B = torch.zeros_like(angle_B), torch.ones_like(angle_B)
+    turn = (one_B, zero_B, zero_B, zero_B, cos_B, -sin_B, zero_B, sin_B, cos_B)
+    turn_B33 = torch.linalg.inv(to_yiq_33) @ torch.stack(turn, 1).view(-1, 3, 3) @ to_yiq_33
+    colour_B33 = turn_B33 @ saturate_B33
+    contrast_B11, brightness_B11 = contrast_B.view(-1, 1, 1), brightness_B.view(-1, 1, 1)
+    mean_luma_B11 = brightness_B11 * (mean_BC @ luma_3).view(-1, 1, 1)
+    offset_B31 = colour_B33 @ ((1 - contrast_B11) * mean_luma_B11).expand(-1, 3, 1)
+    return colour_B33 * (contrast_B11 * brightness_B11), offset_B31
+
+
+def gaussian_blur(image_BCHW: Tensor, sigma_max: float, probability: float, generator: torch.Generator) -> Tensor:
+    """Blur each image with its own sigma, U(0.15, sigma_max) pixels: two passes of 9 taps, edges mirrored."""
+    batch, channels, height, width = image_BCHW.shape
+    device = image_BCHW.device
+    draw_B, coin_B = torch.rand(2, batch, 1, generator=generator, device=device)
+    sigma_B1 = BLUR_SIGMA_MIN + (sigma_max - BLUR_SIGMA_MIN) * draw_B
+    taps_T = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=device)
+    kernel_BT = torch.exp(-(taps_T**2) / (2 * sigma_B1**2))
+    kernel_BT = torch.where(coin_B < probability, kernel_BT, (taps_T == 0).float())
+    kernel_BT = kernel_BT / kernel_BT.sum(1, keepdim=True)
+    kernel_GT = kernel_BT.repeat_interleave(channels, 0).view(batch * channels, 1, -1)
+    flat = image_BCHW.reshape(1, batch * channels, height, width)
+    pad = BLUR_RADIUS
+    flat = F.conv2d(F.pad(flat, (pad, pad, 0, 0), mode="reflect"), kernel_GT.unsqueeze(2), groups=batch * channels)
+    flat = F.conv2d(F.pad(flat, (0, 0, pad, pad), mode="reflect"), kernel_GT.unsqueeze(3), groups=batch * channels)
+    return flat.view(image_BCHW.shape)

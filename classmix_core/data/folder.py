@@ -1,0 +1,69 @@
+"""Your own photographs.
+
+ROOT/classes.txt             a class name a line; line i (from 0) names label value i, 255 is ignored
+ROOT/images/NAME.jpg         with ROOT/labels/NAME.png where there is a label
+ROOT/unlabelled/NAME.jpg     optional
+ROOT/val/images, val/labels, test/images, test/labels     optional
+"""
+
+import colorsys
+from pathlib import Path
+
+from classmix_core.data.samples import FileSamples, image_files, label_path, pair_files
+from classmix_core.errors import DataError
+
+
+def read_classes(root: Path) -> tuple[str, ...]:
+    """The class names.
+
+    Raises:
+        DataError: no such folder or file, fewer than 2 or more than 255 names, or a name twice.
+    """
+    path = root / "classes.txt"
+    if not root.is_dir():
+        raise DataError(f"{root}: the folder must exist.")
+    if not path.is_file():
+        raise DataError(f"{path}: the file must exist, with the name of a class on each line.")
+    names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    if not 2 <= len(names) <= 255:
+        raise DataError(f"{path}: must name 2 to 255 classes, but names {len(names)}.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: each class must be named once, but {twice!r} is there {names.count(twice)} times.")
+    return names
+
+
+def load_labelled(root: Path, ignore_value: int) -> FileSamples:
+    """The images of images/ that have a label in labels/."""
+    samples = pair_files(root / "images", root / "labels", root, ignore_value)
+    assert samples.label_paths is not None
+    with_label = [i for i, path in enumerate(samples.label_paths) if path.is_file()]
+    if not with_label:
+        wanted = samples.label_paths[0]
+        raise DataError(f"{root / 'labels'}: must hold a PNG for an image of images/, such as {wanted}, but has none.")
+    return samples.subset(with_label)
+
+
+def load_unlabelled(root: Path) -> FileSamples:
+    """The images of images/ without a label, and those of unlabelled/."""
+    images, labels = root / "images", root / "labels"
+    paths = [path for path in image_files(images) if not label_path(path, images, labels).is_file()]
+    if (root / "unlabelled").is_dir():
+        paths += image_files(root / "unlabelled")
+    return FileSamples([path.relative_to(root).as_posix() for path in paths], paths, None)
+
+
+def load_part(root: Path, part: str, ignore_value: int) -> FileSamples | None:
+    """val/ or test/, if it is there."""
+    folder = root / part
+    return pair_files(folder / "images", folder / "labels", root, ignore_value) if folder.is_dir() else None
+
+
+def palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
+    """Colours whose hues differ by the golden ratio, so that neighbours in number never look alike."""
+    colours = []
+    for index in range(num_classes):
+        value = 0.95 - 0.35 * (index % 3) / 2
+        red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, value)
+        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return tuple(colours)

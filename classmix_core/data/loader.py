@@ -1,0 +1,126 @@
+"""Endless, resumable batches for training; sharded batches for evaluation."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms.v2 import functional as transforms
+
+from classmix_core.data.samples import Samples
+from classmix_core.mixing import IGNORE
+
+Size = tuple[int, int]
+
+
+class EndlessSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (sample number, position in the endless stream), for one of several workers.
+
+    The stream is one permutation after the other, each drawn from the seed and the epoch alone; a step takes the next
+    `world_size * batch` of it. So where it stands is the number of the step, and nothing else need be saved.
+    """
+
+    def __init__(self, count: int, batch: int, *, seed: int, rank: int, world_size: int, first_step: int) -> None:
+        self.count, self.batch, self.seed = count, batch, seed
+        self.rank, self.world_size, self.first_step = rank, world_size, first_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        position = (self.first_step * self.world_size + self.rank) * self.batch
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        while True:
+            batch = []
+            for place in range(position, position + self.batch):
+                if place // self.count != epoch:
+                    epoch = place // self.count
+                    order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+                batch.append((int(order[place % self.count]), place))
+            yield batch
+            position += self.world_size * self.batch
+
+
+def resize_image(image: Tensor, size: Size | None) -> Tensor:
+    return image if size is None else transforms.resize_image(image, list(size), antialias=True)
+
+
+def resize_label(label: Tensor, size: Size | None) -> Tensor:
+    if size is None:
+        return label
+    return F.interpolate(label[None, None], list(size), mode="nearest-exact")[0, 0]
+
+
+class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
+    """Resized, cropped samples. Where a crop lies depends on the seed and the position alone, whoever loads it.
+
+    Yields uint8 (3, H, W) and uint8 (H, W): the label, or without labels 0; IGNORE where the image is padded.
+    """
+
+    def __init__(self, samples: Samples, *, labels: bool, resize: Size | None, crop: Size | None, seed: int) -> None:
+        self.samples, self.labels, self.resize, self.crop, self.seed = samples, labels, resize, crop, seed
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        index, position = item
+        image = resize_image(self.samples.image(index), self.resize)
+        if self.labels:
+            label = resize_label(self.samples.label(index), self.resize)
+        else:
+            label = torch.zeros(image.shape[1:], dtype=torch.uint8)
+        if self.crop is None:
+            return image, label
+        return random_crop(image, label, self.crop, np.random.default_rng((self.seed, position)))
+
+
+def random_crop(image: Tensor, label: Tensor, size: Size, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Cut `size` from a random place; what is too small is padded right and below with 0 and label IGNORE."""
+    height, width = size
+    top = int(rng.integers(0, max(image.shape[1] - height, 0) + 1))
+    left = int(rng.integers(0, max(image.shape[2] - width, 0) + 1))
+    window = (slice(top, top + height), slice(left, left + width))
+    image, label = image[:, window[0], window[1]], label[window]
+    padding = (0, width - label.shape[1], 0, height - label.shape[0])
+    return F.pad(image, padding), F.pad(label, padding, value=IGNORE)
+
+
+def training_batches(
+    data: TrainingSet,
+    batch: int,
+    *,
+    seed: int,
+    rank: int,
+    world_size: int,
+    first_step: int,
+    loader_workers: int,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches of uint8 images (B, 3, H, W) and labels (B, H, W) on the device, from step `first_step` on."""
+    count = len(data.samples.names)
+    sampler = EndlessSampler(count, batch, seed=seed, rank=rank, world_size=world_size, first_step=first_step)
+    loader = DataLoader(
+        data,
+        batch_sampler=sampler,
+        num_workers=loader_workers,
+        # fork is not safe beside Ray's and torch's threads
+        multiprocessing_context="forkserver" if loader_workers else None,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator().manual_seed(seed),  # else the loader draws from the global generator
+    )
+    for images, labels in loader:
+        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def evaluation_batches(
+    samples: Samples, batch: int, *, resize: Size | None, resize_labels: bool, rank: int, world_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every `world_size`-th sample in order, in batches of neighbours of the same size: uint8 images and labels."""
+    shard = iter(range(rank, len(samples.names), world_size))
+    while indices := list(islice(shard, batch)):
+        groups: dict[tuple[torch.Size, torch.Size], list[tuple[Tensor, Tensor]]] = {}
+        for index in indices:
+            image = resize_image(samples.image(index), resize)
+            label = resize_label(samples.label(index), resize if resize_labels else None)
+            groups.setdefault((image.shape, label.shape), []).append((image, label))
+        for group in groups.values():
+            images, labels = zip(*group, strict=True)
+            yield torch.stack(images), torch.stack(labels)

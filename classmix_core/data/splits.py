@@ -1,0 +1,63 @@
+"""Which images are labelled: by number or share with a seed, or by a list of names."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from classmix_core.errors import DataError, require
+
+
+def choose(count: int, amount: int, seed: int) -> tuple[list[int], list[int]]:
+    """Draw `amount` of `count` numbers by a seed.
+
+    Returns:
+        the drawn and the others, both sorted.
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    return sorted(order[:amount].tolist()), sorted(order[amount:].tolist())
+
+
+def resolve_amount(wanted: int | float, available: int, field: str) -> int:
+    """A count or a share (float, up to 1) as a count.
+
+    Raises:
+        InvalidValue: more than there are.
+    """
+    amount = wanted if isinstance(wanted, int) else max(1, math.floor(wanted * available + 0.5))
+    rule = f"{field} <= {available} (the labelled images that the data set has)"
+    require(amount <= available, field, rule, wanted)
+    return amount
+
+
+def read_names(path: Path) -> list[str]:
+    """The first column of a text file: one name a line, or UniMatch's "image mask" lines.
+
+    Raises:
+        InvalidValue: there is no such file, or it names nothing.
+    """
+    require(path.is_file(), "split_file", "split_file is an existing file", str(path))
+    names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    require(bool(names), "split_file", "split_file names at least one image", str(path))
+    return names
+
+
+def find_names(wanted: Sequence[str], names: Sequence[str], source: Path) -> list[int]:
+    """Numbers of the wanted names, sorted.
+
+    Raises:
+        DataError: a name is not in the data set, or is there twice.
+    """
+    number = {name: index for index, name in enumerate(names)}
+    for name in wanted:
+        if name not in number:
+            raise DataError(f"{source}: names must be in the data set (such as {names[0]!r}), but got {name!r}.")
+    if len(set(wanted)) < len(wanted):
+        raise DataError(f"{source}: a name must be there once, but {len(wanted) - len(set(wanted))} are there again.")
+    return sorted(number[name] for name in wanted)
+
+
+def write_names(path: Path, names: Sequence[str]) -> None:
+    """One name a line."""
+    path.write_text("".join(f"{name}\n" for name in names))

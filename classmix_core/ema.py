@@ -1,0 +1,40 @@
+"""The teacher: an exponential moving average of the student (Mean Teacher; ClassMix, section 3.2)."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+def make_teacher(student: nn.Module) -> nn.Module:
+    """A copy of `student` that no gradient reaches."""
+    return copy.deepcopy(student).requires_grad_(False)
+
+
+def warmed_up_decay(step: int, decay: float) -> float:
+    """min(1 - 1 / (step + 1), decay): early on the average covers just the steps there were.
+
+    Args:
+        step: 0 at the first optimiser step, where the teacher becomes a copy of the student.
+        decay: 0 <= decay < 1.
+    """
+    return min(1 - 1 / (step + 1), decay)
+
+
+@torch.no_grad()
+def update_teacher_(teacher: nn.Module, student: nn.Module, decay: float, average_buffers: bool) -> None:
+    """teacher = decay * teacher + (1 - decay) * student, all parameters in a few fused calls, without a host sync.
+
+    (torch's AveragedModel has the same arithmetic, but asks its counter on the device at every update.)
+
+    Args:
+        average_buffers: treat floating point buffers (batch norm statistics) like parameters. Leave it off when the
+            teacher's own forward passes keep them.
+    """
+    pairs: list[tuple[Tensor, Tensor]] = list(zip(teacher.parameters(), student.parameters(), strict=True))
+    if average_buffers:
+        buffers = zip(teacher.buffers(), student.buffers(), strict=True)
+        pairs += [(ours, theirs) for ours, theirs in buffers if ours.is_floating_point()]
+    averages, values = ([pair[side].detach() for pair in pairs] for side in (0, 1))
+    get_ema_multi_avg_fn(decay)(averages, values, None)
