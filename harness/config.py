@@ -1,0 +1,211 @@
+"""TrainConfig: the core's configurations and the settings of a run; from YAML and flags to frozen dataclasses."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import jsonargparse
+import yaml
+
+from classmix_core.data import DataConfig
+from classmix_core.errors import InvalidValue, require
+from classmix_core.models import ModelConfig
+from classmix_core.optim import OptimConfig
+from classmix_core.step import ClassMixConfig
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Evaluation on val and test."""
+
+    network: Literal["student", "teacher"] = "student"
+    """Whose predictions count."""
+    resize_labels: bool = True
+    """Compare at `data.resize` (the paper's protocol); off: logits are resized to the labels' own size."""
+    batch: int = 16
+    """Images a forward pass."""
+
+    def __post_init__(self) -> None:
+        require(self.batch >= 1, "batch", "batch >= 1", self.batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    seed: int = 0
+    """Seed of weights, sampling and augmentation, at least 0."""
+    steps: int = 300
+    """Optimiser steps."""
+    eval_every: int = 50
+    """Steps between evaluations on val; the last step is evaluated always."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints. Unset: one at each evaluation."""
+    log_every: int = 10
+    """Steps between two entries of the training curves, which are means over these steps."""
+    gpus: int | None = None
+    """GPUs to train on, one worker each. Unset: all that the machine has; 0: CPU."""
+    workers: int | None = None
+    """Data parallel workers, each with its own batch. Unset: one a GPU, or one on CPU."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the networks under autocast."""
+    channels_last: bool = False
+    """Memory format of the networks; faster for convolutions on GPUs."""
+    compile: bool = False
+    """torch.compile the networks."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    ssl: ClassMixConfig = field(default_factory=ClassMixConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed", "seed >= 0", self.seed)
+        for name in ("steps", "eval_every", "log_every"):
+            value = getattr(self, name)
+            require(value >= 1, name, f"{name} >= 1", value)
+        for name in ("checkpoint_every", "workers"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, f"{name} >= 1", value)
+        require(self.gpus is None or self.gpus >= 0, "gpus", "gpus >= 0", self.gpus)
+        if self.gpus and self.workers is not None:
+            require(self.workers == self.gpus, "workers", f"workers == gpus ({self.gpus}), one on each", self.workers)
+
+
+class ConfigError(ValueError):
+    """Refused input: the message is one line with the key or file, the rule and the value."""
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """jsonargparse, but for errors: ConfigError with one line and the nearest key there is."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(prog=command, description=description, exit_on_error=False, allow_abbrev=False)
+
+    def read(self, args: Sequence[str] | None = None) -> jsonargparse.Namespace:
+        """Parse the command line (or a list of its words).
+
+        Raises:
+            ConfigError: an unknown key, a value of a wrong type, an unreadable file.
+        """
+        try:
+            return self.parse_args(args)
+        except (argparse.ArgumentError, yaml.YAMLError) as error:
+            line = " ".join(str(error).split())
+            line = re.sub(
+                r"Does not validate .*Subtypes: (\[.*?\]) Errors: .*Given value: ",
+                r"Expected one of \1. Got value: ",
+                line,
+            )
+            if "does not accept" in line or line.startswith("Problems parsing"):
+                line = f"{config_file(args)}: {line}"
+            unknown = re.search(r"does not accept option '(.+?)'|unrecognized arguments: -*([^\s=]+)", line)
+            known = [action.dest for action in self._actions]
+            nearest = difflib.get_close_matches(unknown[1] or unknown[2], known, 1, 0.5) if unknown else []
+            raise ConfigError(line + (f" (nearest key: {nearest[0]})" if nearest else "")) from error
+
+
+def config_file(args: Sequence[str] | None) -> str:
+    """The last file named by --config."""
+    words = " ".join(sys.argv[1:] if args is None else args).replace("=", " ").split()
+    return next((after for word, after in reversed(list(pairwise(words))) if word == "--config"), "command line")
+
+
+def from_mapping(config_class: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """Build a configuration out of nested, type-checked mappings.
+
+    Raises:
+        ConfigError: a value breaks a rule; the message starts with the key's full path.
+    """
+    arguments = {}
+    for item in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        if item.name not in values:
+            continue
+        value = values[item.name]
+        if dataclasses.is_dataclass(default := item_default(item)):
+            value = from_mapping(type(default), value, f"{prefix}{item.name}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        arguments[item.name] = value
+    try:
+        return config_class(**arguments)
+    except InvalidValue as error:
+        raise ConfigError(f"{prefix}{error.field}: {error}") from error
+
+
+def item_default(item: dataclasses.Field[Any]) -> object:
+    return item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+
+
+def flatten(config: object, prefix: str = "") -> dict[str, Any]:
+    """A configuration's values by dotted key."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{item.name}.")
+        else:
+            flat[f"{prefix}{item.name}"] = value
+    return flat
+
+
+def to_yaml(config: object) -> str:
+    """A configuration as YAML that `--config` reads back."""
+    return yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False)  # type: ignore[call-overload]
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, all the way down: what safe YAML can write."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def add_train_config(parser: Parser) -> None:
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys below.")
+    parser.add_class_arguments(TrainConfig, None)
+
+
+def train_config(values: Mapping[str, Any]) -> TrainConfig:
+    """The TrainConfig among the values of a parsed command line. Raises ConfigError."""
+    return from_mapping(TrainConfig, values)
+
+
+def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Read a run configuration, with values by dotted key on top.
+
+    Raises:
+        ConfigError: as `Parser.read` and `from_mapping`.
+    """
+    parser = Parser("config", "")
+    add_train_config(parser)
+    words = [f"--{key}={json.dumps(plain(value))}" for key, value in (overrides or {}).items()]
+    return train_config(parser.read([f"--config={path}", *words]).as_dict())
+
+
+def override(config: T, values: Mapping[str, Any]) -> T:
+    """The configuration with values by dotted key replaced.
+
+    Raises:
+        ConfigError: a value breaks a rule.
+    """
+    nested = dataclasses.asdict(config)  # type: ignore[call-overload]
+    for key, value in values.items():
+        *path, last = key.split(".")
+        target = nested
+        for name in path:
+            target = target[name]
+        target[last] = value
+    return from_mapping(type(config), nested)

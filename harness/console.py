@@ -1,0 +1,133 @@
+"""The terminal: progress, tables, and how an error reaches the user."""
+
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from classmix_core.errors import DataError, InvalidValue
+from harness.config import ConfigError
+from harness.session import Progress
+from harness.worker import Interrupted, TrainingError
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Refused(Exception):
+    """Input that cannot be used; the message is one line."""
+
+
+def run_command(main: Callable[[], int]) -> None:
+    """Run a command and exit with its code; what the user caused is one line on stderr, without a traceback."""
+    try:
+        code = main()
+    except (ConfigError, Refused, DataError) as error:
+        code = refuse(str(error))
+    except InvalidValue as error:
+        code = refuse(f"{error.field}: {error}")
+    except TrainingError as error:
+        err.print(f"[bold red]failed:[/] {escape(str(error))}")
+        code = FAILED
+    except (KeyboardInterrupt, Interrupted):
+        code = INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        code = FAILED
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def refuse(message: str) -> int:
+    err.print(f"[bold red]error:[/] {escape(' '.join(message.split()))}")
+    return REFUSED
+
+
+class StopFlag:
+    """Turns the first Ctrl-C or SIGTERM into a flag; a second one interrupts at once."""
+
+    def __init__(self, message: str) -> None:
+        self.message, self.raised = message, False
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in getattr(self, "before", {}).items():
+            signal.signal(number, handler)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self.raised:
+            raise KeyboardInterrupt
+        self.raised = True
+        err.print(self.message)
+
+    def __call__(self) -> bool:
+        return self.raised
+
+
+def share(value: float | None) -> str:
+    """An IoU or lambda as text."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+class TrainingDisplay:
+    """A live line for a training (bar, ETA, loss, lambda, last and best mIoU), or plain lines without a terminal."""
+
+    def __init__(self, steps: int) -> None:
+        self.bar = Bar(
+            TextColumn("[bold]train"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=out,
+            disable=not out.is_terminal,
+        )
+        self.task: TaskID = self.bar.add_task("train", total=steps, text="")
+        self.shown_miou: tuple[int, float] | None = None
+        self.start, self.first_step = time.monotonic(), 0
+        self.loss: float | None = None
+        self.lambda_: float | None = None
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        self.loss = self.loss if progress.loss is None else progress.loss
+        self.lambda_ = self.lambda_ if progress.lambda_ is None else progress.lambda_
+        val, best = share(progress.val_miou), share(progress.best)
+        text = f"loss {share(self.loss)}  lambda {share(self.lambda_)}  val mIoU {val}  best {best}"
+        self.bar.update(self.task, completed=progress.step, text=text)
+        if progress.loss is None and not out.is_terminal and progress.val_miou is not None:
+            taken = time.monotonic() - self.start
+            left = taken / max(progress.step - self.first_step, 1) * (progress.steps - progress.step)
+            out.print(f"step {progress.step}/{progress.steps}  {taken:.0f} s, {left:.0f} s left  {text}")
+
+
+def checking(steps: object) -> None:
+    """Run through a data check, with a bar while it lasts."""
+    columns = (TextColumn("[bold]checking the data"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+        task = bar.add_task("check")
+        for done, total in steps:  # type: ignore[attr-defined]
+            bar.update(task, completed=done, total=total)

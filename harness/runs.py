@@ -1,0 +1,126 @@
+"""Run folders: where a run keeps its configuration, splits and checkpoints, and how it is found again.
+
+STORAGE/NAME/run.json        MLflow ids, the command, whether it is finished
+STORAGE/NAME/config.yaml     what `--config` reads
+STORAGE/NAME/splits/*.txt    the names of the images of each role
+"""
+
+import json
+import os
+import shlex
+import sys
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from classmix_core.data import Data
+from classmix_core.data.splits import write_names
+from harness.console import Refused
+
+RECORD = "run.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """run.json."""
+
+    kind: str
+    """train or tune."""
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+    finished: bool = False
+
+    def write(self, folder: Path) -> None:
+        part = folder / f"{RECORD}.part"
+        part.write_text(json.dumps(asdict(self), indent=2))
+        os.replace(part, folder / RECORD)
+
+    def end(self, folder: Path) -> None:
+        replace(self, finished=True).write(folder)
+
+
+def read_record(folder: Path) -> Record | None:
+    path = folder / RECORD
+    return Record(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def new_folder(storage: Path, name: str | None, kind: str) -> Path:
+    """The folder of a new run, not made yet.
+
+    Raises:
+        Refused: the name is taken.
+    """
+    if name is None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        return unused(storage / f"{kind}-{stamp}")
+    if "/" in name or name.startswith("."):
+        raise Refused(f"--name: must be a plain folder name, but got {name!r}.")
+    folder = storage / name
+    record = read_record(folder)
+    if record is not None:
+        way_on = "another --name" if record.finished else "--resume to go on with it, or another --name"
+        raise Refused(f"--name: a new run needs an unused name, but {folder} exists; give {way_on}.")
+    return folder
+
+
+def unused(folder: Path) -> Path:
+    number, candidate = 1, folder
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+def find_unfinished(storage: Path, name: str | None, kind: str) -> tuple[Path, Record]:
+    """The run to resume: the one named, or the newest unfinished one of its kind.
+
+    Raises:
+        Refused: there is none, or it is finished.
+    """
+    if name is not None:
+        record = read_record(storage / name)
+        if record is None or record.kind != kind:
+            raise Refused(f"--resume: {storage / name} must be a {kind} run, but there is none.")
+        if record.finished:
+            raise Refused(f"--resume: {storage / name} must be unfinished, but it ran to its end.")
+        return storage / name, record
+    found = []
+    for path in storage.glob(f"*/{RECORD}"):
+        record = read_record(path.parent)
+        if record and record.kind == kind and not record.finished:
+            found.append((path.stat().st_mtime, path.parent, record))
+    if not found:
+        raise Refused(f"--resume: {storage} must hold an unfinished {kind} run, but holds none.")
+    _, folder, record = max(found)
+    return folder, record
+
+
+def write_splits(folder: Path, data: Data) -> list[Path]:
+    """One text file of names for each role."""
+    target = folder / "splits"
+    target.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for role, samples in data.roles().items():
+        path = target / f"{role}.txt"
+        write_names(path, samples.names)
+        paths.append(path)
+    return paths
+
+
+def shown(path: Path) -> str:
+    """A path as a user would type it here, quoted."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
+def command(module: str, folder: Path, storage: str, *words: str) -> str:
+    """A command line on a run's folder, as the user can paste it."""
+    storage_words = [] if storage == "runs" else [f"--storage-path={shlex.quote(storage)}"]
+    return " ".join([f"python -m {module}", *words, f"--name={shlex.quote(folder.name)}", *storage_words])
+
+
+def typed() -> str:
+    """The command line that started this process."""
+    module = Path(sys.argv[0]).stem
+    return " ".join([f"python -m harness.{module}", *map(shlex.quote, sys.argv[1:])])

@@ -1,0 +1,114 @@
+"""MLflow by explicit run id: no global active run, so nothing is left running and trials never mix."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunStatus, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+
+for _name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+PARENT = "mlflow.parentRunId"
+TRIAL = "harness.trial_id"
+DESCRIPTION = "mlflow.note.content"
+
+
+def default_uri() -> str:
+    """The store that a plain `mlflow ui` in the current folder shows."""
+    return f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def open_experiment(uri: str, name: str) -> str:
+    """The id of an experiment, made if need be. Call it in the driver alone: a new database is no place for a race."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return experiment.experiment_id
+    location = (Path.cwd() / "mlruns").as_uri() if uri.startswith("sqlite:///") else None
+    return client.create_experiment(name, artifact_location=location)
+
+
+class Run:
+    """One MLflow run. Metrics are sent in batches; `flush` or `finish` sends what is left.
+
+    Args:
+        uri: of the store.
+        run_id: of a run that exists.
+    """
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self.client, self.run_id = MlflowClient(uri), run_id
+        self.pending: list[Metric] = []
+
+    @classmethod
+    def create(cls, uri: str, experiment_id: str, name: str, tags: Mapping[str, str]) -> "Run":
+        run = MlflowClient(uri).create_run(experiment_id, run_name=name, tags=dict(tags))
+        return cls(uri, run.info.run_id)
+
+    def restart(self) -> None:
+        """Mark a run that ended as running again."""
+        self.client.update_run(self.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        params = [Param(key, str(value)) for key, value in values.items()]
+        self.client.log_batch(self.run_id, params=params)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Note metrics at an optimiser step; NaN (a class that is not there) is left out."""
+        now = int(time.time() * 1000)
+        self.pending += [Metric(key, value, now, step) for key, value in values.items() if value == value]
+        if len(self.pending) >= 500:
+            self.flush()
+
+    def flush(self) -> None:
+        while self.pending:
+            batch, self.pending = self.pending[:1000], self.pending[1000:]
+            self.client.log_batch(self.run_id, metrics=batch)
+
+    def text(self, name: str, content: str) -> None:
+        self.client.log_text(self.run_id, content, name)
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        self.client.log_artifact(self.run_id, str(path), folder)
+
+    def figure(self, name: str, figure: Any) -> None:
+        """A matplotlib or plotly figure under a file name."""
+        self.client.log_figure(self.run_id, figure, name)
+
+    def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        self.client.log_table(self.run_id, {key: list(values) for key, values in columns.items()}, name)
+
+    def image(self, key: str, image: torch.Tensor, step: int) -> None:
+        """A uint8 image (3, H, W) in the series `key`."""
+        self.client.log_image(self.run_id, image.permute(1, 2, 0).numpy(), key=key, step=step)
+
+    def finish(self, status: str) -> None:
+        """`status`: FINISHED, FAILED or KILLED."""
+        self.flush()
+        self.client.set_terminated(self.run_id, status)
+
+
+def children(uri: str, experiment_id: str, parent_id: str) -> list[Any]:
+    """All runs of a search, but its parent."""
+    client, found, token = MlflowClient(uri), [], None
+    query = f"tags.`{PARENT}` = '{parent_id}'"
+    while True:
+        page = client.search_runs([experiment_id], query, ViewType.ACTIVE_ONLY, 1000, page_token=token)
+        found += list(page)
+        token = page.token
+        if not token:
+            return found
+
+
+__all__ = ["DESCRIPTION", "PARENT", "TRIAL", "MlflowException", "Run", "children", "default_uri", "open_experiment"]

@@ -1,0 +1,212 @@
+"""Train one network.
+
+    python -m harness.train [--config recipes/x.yaml] [--gpus N | --gpus 0 --workers N] [--data.name camvid ...]
+    python -m harness.train --resume [--name RUN]
+
+One worker runs in this process; several run in a Ray TorchTrainer. Exit code: 0 done; 1 failed, 130 interrupted (both
+can be resumed); 2 refused input.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+import harness  # noqa: F401
+from classmix_core.data import check_data
+from classmix_core.errors import InvalidValue
+from harness import console, runs
+from harness.config import Parser, TrainConfig, add_train_config, flatten, load_config, to_yaml, train_config
+from harness.console import Refused
+from harness.session import LocalSession
+from harness.worker import Interrupted, Job, TrainingError, load_data_once, train
+
+EXPERIMENT = "train"
+
+
+def build_parser() -> Parser:
+    parser = Parser("python -m harness.train", "Train one network with ClassMix.")
+    add_train_config(parser)
+    add_common(parser, "run")
+    parser.add_argument("--wait", action="store_true", help="With --address: queue until the cluster has the GPUs.")
+    return parser
+
+
+def add_common(parser: Parser, what: str) -> None:
+    parser.add_argument("--name", type=str | None, help=f"Name of the {what} and of its folder; by default the time.")
+    parser.add_argument("--resume", action="store_true", help=f"Go on with the {what} called --name, or the newest.")
+    parser.add_argument("--tracking-uri", type=str | None, help="MLflow store; by default mlflow.db in this folder.")
+    parser.add_argument("--storage-path", type=str, default="runs", help=f"Folder that holds the {what} folders.")
+    parser.add_argument("--address", type=str | None, help="Ray cluster to run on, such as auto.")
+    parser.add_argument("--verbose", action="store_true", help="Show the logs of Ray as well.")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    options = parser.read(args)
+    config = train_config(options.as_dict())
+    workers, gpus = resources(config, options)
+    storage = Path(options.storage_path).absolute()
+    if options.resume:
+        folder, record = runs.find_unfinished(storage, options.name, "train")
+        config = resumed_config(folder, config)
+        workers, gpus = resources(config, options)
+        announce = f"resuming {runs.shown(folder)}"
+    else:
+        folder = runs.new_folder(storage, options.name, "train")
+        check(config)
+        record = start_run(config, folder, options.tracking_uri)
+        announce = f"training {runs.shown(folder)}"
+    place = f"{gpus} GPU(s)" if gpus else f"CPU, {workers} worker(s)"
+    console.out.print(f"[bold]{announce}[/]  {config.data.name}, {config.model.name}, {config.steps} steps, {place}")
+    resume = runs.command("harness.train", folder, options.storage_path, "--resume")
+    return run(config, folder, record, workers, gpus, options, resume)
+
+
+def resources(config: TrainConfig, options: Any) -> tuple[int, int]:
+    """Workers and GPUs to use.
+
+    Raises:
+        Refused: more GPUs than there are.
+    """
+    if options.address:
+        from harness.cluster import cluster_gpus
+
+        there, where = cluster_gpus(options.address), f"the cluster at {options.address}"
+        if options.wait:
+            there = max(there, config.gpus or 0)
+    else:
+        there, where = torch.cuda.device_count(), "this machine"
+    gpus = there if config.gpus is None and config.workers in (None, there) else (config.gpus or 0)
+    if gpus > there:
+        instead = f"--gpus {there}" if there else "--gpus 0 --workers 2"
+        raise Refused(
+            f"gpus: {gpus} asked for, but {where} has {there}; run: python -m harness.train {instead}"
+            + (" (CPU)" if not there else "")
+            + (", or add --wait to queue" if options.address else "")
+        )
+    return (gpus or config.workers or 1), gpus
+
+
+def resumed_config(folder: Path, given: TrainConfig) -> TrainConfig:
+    """The configuration that the run was started with; flags that contradict it are refused."""
+    stored = load_config(folder / "config.yaml")
+    default, original = flatten(TrainConfig()), flatten(stored)
+    for key, value in flatten(given).items():
+        if value not in (default[key], original[key]):
+            raise Refused(f"{key}: a resumed run keeps its configuration ({original[key]!r}), but got {value!r}.")
+    return stored
+
+
+def check(config: TrainConfig) -> None:
+    """Read the whole data set and build the network once, so that nothing is begun that cannot end."""
+    from classmix_core.models import build_model
+
+    try:
+        data = load_data_once(config.data)
+        console.checking(check_data(data, config.data, unlabelled=config.ssl.unlabelled_weight > 0))
+    except InvalidValue as error:
+        raise Refused(f"data.{error.field}: {error}") from error
+    try:
+        with torch.device("meta"):
+            build_model(config.model, len(data.classes))
+    except InvalidValue as error:
+        raise Refused(f"model.{error.field}: {error}") from error
+
+
+def start_run(config: TrainConfig, folder: Path, tracking_uri: str | None) -> runs.Record:
+    """Make the run's folder and its MLflow run."""
+    from harness import tracking
+
+    uri = tracking_uri or tracking.default_uri()
+    experiment = open_experiment(uri, EXPERIMENT)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    repeat = f"python -m harness.train --config {runs.shown(folder / 'config.yaml')}"
+    tags = {"harness.command": repeat, tracking.DESCRIPTION: f"Repeat: `{repeat}`"}
+    run = tracking.Run.create(uri, experiment, folder.name, tags)
+    record = runs.Record("train", uri, experiment, run.run_id)
+    record.write(folder)
+    run.params(flatten(config))
+    run.file(folder / "config.yaml")
+    for path in runs.write_splits(folder, load_data_once(config.data)):
+        run.file(path, "splits")
+    return record
+
+
+def open_experiment(uri: str, name: str) -> str:
+    """The MLflow experiment, made if need be.
+
+    Raises:
+        Refused: the store cannot be opened.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from harness import tracking
+
+    try:
+        return tracking.open_experiment(uri, name)
+    except (tracking.MlflowException, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        raise Refused(f"--tracking-uri: must be an MLflow store that can be opened, but got {uri}: {reason}") from error
+
+
+def run(
+    config: TrainConfig, folder: Path, record: runs.Record, workers: int, gpus: int, options: Any, resume: str
+) -> int:
+    from harness.tracking import Run
+
+    job = Job(config, folder, record.tracking_uri, record.run_id)
+    log = Run(record.tracking_uri, record.run_id)
+    log.restart()
+    status = "FAILED"
+    try:
+        with console.TrainingDisplay(config.steps) as display:
+            if workers == 1 and not options.address:
+                device = torch.device("cuda", 0) if gpus else torch.device("cpu")
+                with console.StopFlag("stopping after this step; once more to stop at once") as stop:
+                    metrics = train(job, LocalSession(device, display.show, stop))
+            else:
+                from harness.cluster import train_on_workers
+
+                metrics = train_on_workers(job, workers, gpus, options.address, options.verbose, display.show)
+        status = "FINISHED"
+    except (KeyboardInterrupt, Interrupted):
+        status = "KILLED"
+        console.out.print(f"interrupted; go on with: {resume}")
+        return console.INTERRUPTED
+    except TrainingError as error:
+        log.tags({"harness.reason": str(error)})
+        raise
+    except BaseException as error:
+        log.tags({"harness.reason": f"{type(error).__name__}: {error}"[:500]})
+        console.err.print(f"failed; once the cause is gone, go on with: {resume}", markup=False)
+        raise
+    finally:
+        log.finish(status)
+    record.end(folder)
+    show_result(metrics, folder)
+    return console.DONE
+
+
+def show_result(metrics: dict[str, float], folder: Path) -> None:
+    table = Table(title="test, network of the best step on val")
+    table.add_column("class")
+    table.add_column("IoU", justify="right")
+    for key, value in metrics.items():
+        if key.startswith("test/iou/"):
+            table.add_row(key.removeprefix("test/iou/"), console.share(value))
+    table.add_section()
+    table.add_row("[bold]mean", f"[bold]{console.share(metrics['test/miou'])}")
+    console.out.print(table)
+    best, final = int(metrics["test/best_step"]), console.share(metrics["test/final_miou"])
+    console.out.print(
+        f"best step {best}; test mIoU of the last step {final}; pixel accuracy {metrics['test/accuracy']:.3f}"
+    )
+    console.out.print(f"weights and splits: {runs.shown(folder)}; curves and pictures: python -m harness.ui")
+
+
+if __name__ == "__main__":
+    console.run_command(main)

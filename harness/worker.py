@@ -1,0 +1,370 @@
+"""The training loop, once, for a plain process, a Ray Train worker and a trial of a search."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from classmix_core.data import Data, DataConfig, load_data
+from classmix_core.data.loader import TrainingSet, evaluation_batches, training_batches
+from classmix_core.data.samples import Samples
+from classmix_core.ema import make_teacher
+from classmix_core.evaluate import evaluate, predict
+from classmix_core.metrics import class_iou, mean_iou, pixel_accuracy
+from classmix_core.models import build_model, head_prefixes
+from classmix_core.optim import build_optimizer, build_schedule
+from classmix_core.step import Batch, ClassMix, StepResult
+from harness import checkpoint
+from harness.config import TrainConfig
+from harness.pictures import confusion_figure, mix_panel, prediction_panel
+from harness.session import Progress, Session
+from harness.tracking import Run
+
+PANEL_ROWS = 4
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state."""
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on; the message is for the user."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a run is given."""
+
+    config: TrainConfig
+    folder: Path
+    """Of the run, on storage that all workers share."""
+    tracking_uri: str
+    run_id: str
+    final: bool = True
+    """Whether the run ends with the evaluation on test; a trial of a search never opens test."""
+
+
+@lru_cache(maxsize=2)
+def load_data_once(config: DataConfig) -> Data:
+    """The data set, kept for the next trial in this process."""
+    return load_data(config)
+
+
+def train(job: Job, session: Session) -> dict[str, float]:
+    """Train from the newest checkpoint, or from scratch, to the end; returns the last metrics.
+
+    Raises:
+        Interrupted: `session.stopping` said so; the state is saved.
+        TrainingError: the loss is no longer finite.
+    """
+    trainer = Trainer(job, session)
+    trainer.restore()
+    trainer.run()
+    return trainer.finish()
+
+
+class Trainer:
+    """State of one worker, and the loop over it."""
+
+    def __init__(self, job: Job, session: Session) -> None:
+        self.job, self.session, config = job, session, job.config
+        self.config, self.device = config, session.device
+        self.data = load_data_once(config.data)
+        self.num_classes = len(self.data.classes)
+        self.run_log = Run(job.tracking_uri, job.run_id) if session.rank == 0 else None
+        self.next_step = 0
+        self.metrics: dict[str, float] = {}
+        self.best = {"step": -1.0, "val/miou": -1.0}
+        self.build()
+
+    def build(self) -> None:
+        config = self.config
+        torch.manual_seed(config.seed)  # the same weights on every worker
+        self.model = build_model(config.model, self.num_classes).to(self.device)
+        if config.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.teacher = make_teacher(self.model)
+        own_seed = config.seed * 1_000_003 + self.session.rank
+        torch.manual_seed(own_seed)  # what is dropped out differs by worker
+        self.generator = torch.Generator(self.device).manual_seed(own_seed)
+        if config.compile:
+            self.model.compile()
+            self.teacher.compile()
+        self.optimizer = build_optimizer(self.model, head_prefixes(config.model.name), config.optim)
+        self.schedule = build_schedule(self.optimizer, config.steps, config.optim.power)
+        self.classmix = ClassMix(
+            self.session.wrap(self.model),
+            self.teacher,
+            self.optimizer,
+            self.schedule,
+            num_classes=self.num_classes,
+            config=config.ssl,
+            steps=config.steps,
+            generator=self.generator,
+            flips=config.data.flip,
+            scales=config.data.scale,
+            precision=config.precision,
+            mean_over_workers=self.session.mean if self.session.world_size > 1 else lambda value: value,
+        )
+        self.evaluated = self.model if config.eval.network == "student" else self.teacher
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def shared_state(self) -> dict[str, Any]:
+        return {
+            "step": self.next_step,
+            "student": self.model.state_dict(),
+            "teacher": self.teacher.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "best": self.best,
+            "metrics": self.metrics,
+        }
+
+    def own_state(self) -> dict[str, Any]:
+        state = {"generator": self.generator.get_state(), "torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def save(self) -> None:
+        self.average_buffers()
+        checkpoint.save(
+            self.job.folder, self.next_step, self.shared_state, self.own_state(), self.session.rank, self.barrier
+        )
+
+    def restore(self) -> None:
+        """Go on from the newest checkpoint of the run's folder, if there is one."""
+        found = checkpoint.newest(self.job.folder)
+        if found is None:
+            return
+        shared, own = checkpoint.load(found, self.session.rank)
+        self.next_step, self.best, self.metrics = shared["step"], shared["best"], shared["metrics"]
+        self.model.load_state_dict(shared["student"])
+        self.teacher.load_state_dict(shared["teacher"])
+        self.optimizer.load_state_dict(shared["optimizer"])
+        self.schedule.load_state_dict(shared["schedule"])
+        if own is None:  # more workers than before: a stream of its own, no longer that of a straight run
+            self.generator.manual_seed(self.config.seed * 1_000_003 + self.session.rank + self.next_step)
+            return
+        self.generator.set_state(own["generator"])
+        torch.set_rng_state(own["torch"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"], self.device)
+
+    def barrier(self) -> None:
+        self.session.mean(torch.zeros(1, device=self.device))
+
+    def average_buffers(self) -> None:
+        """Give all workers the same running statistics: each has kept those of its own batches."""
+        if self.session.world_size == 1:
+            return
+        for network in (self.model, self.teacher):
+            for buffer in network.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.session.mean(buffer))
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def batches(self) -> Iterator[Batch]:
+        config, data = self.config.data, self.data
+
+        def stream(samples: Samples, labels: bool, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+            training_set = TrainingSet(samples, labels=labels, resize=config.resize, crop=config.crop, seed=seed)
+            return training_batches(
+                training_set,
+                batch,
+                seed=seed,
+                rank=self.session.rank,
+                world_size=self.session.world_size,
+                first_step=self.next_step,
+                loader_workers=config.loader_workers,
+                device=self.device,
+            )
+
+        labelled = stream(data.labelled, True, config.batch_labelled, 2 * self.config.seed)
+        if self.config.ssl.unlabelled_weight == 0:
+            return (Batch(*batch) for batch in labelled)
+        unlabelled = stream(data.unlabelled, False, config.batch_unlabelled, 2 * self.config.seed + 1)
+        return (Batch(*pair[0], *pair[1]) for pair in zip(labelled, unlabelled, strict=True))
+
+    def run(self) -> None:
+        config = self.config
+        if self.next_step >= config.steps:  # killed after the last checkpoint: the report may be missing
+            self.session.report({"step": self.next_step, **self.metrics})
+            return
+        batches = self.batches()
+        curve = Curve(self.device, self.images_per_step())
+        while self.next_step < config.steps:
+            curve.add(self.classmix.step(next(batches), self.next_step))
+            self.next_step += 1
+            done = self.next_step == config.steps
+            if done or self.next_step % config.log_every == 0:
+                self.log_curve(curve)
+            evaluated = done or self.next_step % config.eval_every == 0
+            if evaluated:
+                self.validate()
+                curve.restart_clock()
+            stopping = self.session.stopping()
+            if stopping or self.checkpoint_due(evaluated):
+                self.save()
+            if stopping and not done:
+                raise Interrupted
+            if evaluated:
+                self.session.report({"step": self.next_step, **self.metrics})
+
+    def checkpoint_due(self, evaluated: bool) -> bool:
+        every = self.config.checkpoint_every
+        if every is None:
+            return evaluated
+        return self.next_step % every == 0 or self.next_step == self.config.steps
+
+    def images_per_step(self) -> int:
+        data = self.config.data
+        unlabelled = data.batch_unlabelled if self.config.ssl.unlabelled_weight else 0
+        return (data.batch_labelled + unlabelled) * self.session.world_size
+
+    def log_curve(self, curve: "Curve") -> None:
+        values = curve.read()
+        if values["train/loss"] != values["train/loss"] or abs(values["train/loss"]) == float("inf"):
+            advice = "a lower optim.lr, or ssl.unlabelled_weight, may help"
+            raise TrainingError(f"the loss is {values['train/loss']} at step {self.next_step}: {advice}.")
+        values["train/lr"] = float(self.schedule.get_last_lr()[0])
+        if self.run_log:
+            self.run_log.metrics(self.next_step, values)
+            self.show(values["train/loss"], values["train/lambda"])
+
+    def show(self, loss: float | None = None, lambda_: float | None = None) -> None:
+        best = self.best["val/miou"] if self.best["step"] >= 0 else None
+        val = self.metrics.get("val/miou")
+        self.session.show(Progress(self.next_step, self.config.steps, loss, lambda_, val, best))
+
+    # -- evaluation ---------------------------------------------------------------------------------------------------
+
+    def count(self, samples: Samples, network: nn.Module) -> Tensor:
+        """The confusion matrix over all workers."""
+        config = self.config
+        batches = evaluation_batches(
+            samples,
+            config.eval.batch,
+            resize=config.data.resize,
+            resize_labels=config.eval.resize_labels,
+            rank=self.session.rank,
+            world_size=self.session.world_size,
+        )
+        matrix = evaluate(network, batches, self.num_classes, self.device, config.precision)
+        self.classmix.train_mode()
+        return (self.session.mean(matrix.double()) * self.session.world_size).round().long()
+
+    def validate(self) -> None:
+        self.average_buffers()
+        self.matrix = self.count(self.data.val, self.evaluated)
+        self.metrics = self.named("val", self.matrix)
+        if self.metrics["val/miou"] > self.best["val/miou"]:
+            self.best = {"step": float(self.next_step), "val/miou": self.metrics["val/miou"]}
+            if self.run_log:
+                checkpoint.save_weights(self.job.folder / checkpoint.BEST, self.evaluated)
+        self.metrics["val/best_miou"] = self.best["val/miou"]
+        if self.run_log:
+            self.run_log.metrics(self.next_step, self.metrics)
+            if self.job.final or self.next_step == self.config.steps:
+                self.log_panels()
+            self.run_log.flush()
+            self.show()
+
+    def named(self, role: str, matrix: Tensor) -> dict[str, float]:
+        values = {f"{role}/miou": mean_iou(matrix), f"{role}/accuracy": pixel_accuracy(matrix)}
+        ious = class_iou(matrix).tolist()
+        return values | {f"{role}/iou/{name}": iou for name, iou in zip(self.data.classes, ious, strict=True)}
+
+    def log_panels(self) -> None:
+        """The first unlabelled images mixed; the first of val with truth and prediction."""
+        assert self.run_log
+        if self.config.ssl.unlabelled_weight and len(self.data.unlabelled.names) >= PANEL_ROWS:
+            mixed = self.mix_of_first()
+            self.run_log.image("mix", mix_panel(mixed, self.data.palette, PANEL_ROWS), self.next_step)
+        rows = self.data.val.subset(range(min(PANEL_ROWS, len(self.data.val.names))))
+        size = self.config.data.resize
+        image, truth = next(evaluation_batches(rows, PANEL_ROWS, resize=size, resize_labels=True, rank=0, world_size=1))
+        self.evaluated.eval()
+        prediction = predict(self.evaluated, image.to(self.device))
+        self.classmix.train_mode()
+        self.run_log.image("prediction", prediction_panel(image, truth, prediction, self.data.palette), self.next_step)
+
+    def mix_of_first(self) -> Any:
+        """A mix that leaves the training's random streams and the teacher's statistics as they are."""
+        from copy import copy, deepcopy
+
+        side = copy(self.classmix)
+        side.teacher = deepcopy(self.teacher)
+        side.generator = torch.Generator(self.device).manual_seed(self.config.seed)
+        config = self.config.data
+        samples = TrainingSet(self.data.unlabelled, labels=False, resize=config.resize, crop=config.crop, seed=0)
+        images, paddings = zip(*(samples[index, index] for index in range(PANEL_ROWS)), strict=True)
+        return side.mix(torch.stack(images).to(self.device), torch.stack(paddings).to(self.device))
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def finish(self) -> dict[str, float]:
+        """Report on test, by the best step on val and by the last; log what a person looks at."""
+        if self.job.final:
+            final = self.count(self.data.test, self.evaluated)
+            checkpoint.load_weights(self.job.folder / checkpoint.BEST, self.evaluated)
+            matrix = self.count(self.data.test, self.evaluated)
+            self.metrics |= self.named("test", matrix)
+            self.metrics |= {"test/final_miou": mean_iou(final), "test/best_step": self.best["step"]}
+            self.log_result("test", matrix)
+        elif hasattr(self, "matrix"):
+            self.log_result("val", self.matrix)
+        return self.metrics
+
+    def log_result(self, role: str, matrix: Tensor) -> None:
+        if not self.run_log:
+            return
+        log, classes = self.run_log, self.data.classes
+        chosen = {key: value for key, value in self.metrics.items() if key.startswith(role)}
+        log.metrics(self.config.steps, chosen if role == "test" else {})
+        log.flush()
+        share = (matrix.sum(1).double() / matrix.sum()).tolist()
+        table = {"class": classes, "iou": class_iou(matrix).tolist(), "share_of_pixels": share}
+        log.table(f"{role}/classes.json", table)
+        log.figure(f"{role}/confusion_matrix.png", confusion_figure(matrix, classes))
+        if role == "test":
+            log.file(self.job.folder / checkpoint.BEST, "model")
+
+
+class Curve:
+    """Means of the training curves over some steps, summed on the device and read at once."""
+
+    def __init__(self, device: torch.device, images_per_step: int) -> None:
+        self.sums = torch.zeros(4, device=device)
+        self.count, self.images_per_step = 0, images_per_step
+        self.start = time.monotonic()
+
+    def add(self, result: StepResult) -> None:
+        self.sums += torch.stack(tuple(result))
+        self.count += 1
+
+    def read(self) -> dict[str, float]:
+        """The means since the last reading; waits for the device."""
+        loss, labelled, unlabelled, lambda_ = (self.sums / self.count).tolist()
+        rate = self.count * self.images_per_step / (time.monotonic() - self.start)
+        self.sums.zero_()
+        self.count = 0
+        self.restart_clock()
+        return {
+            "train/loss": loss,
+            "train/loss_labelled": labelled,
+            "train/loss_unlabelled": unlabelled,
+            "train/lambda": lambda_,
+            "train/images_per_second": rate,
+        }
+
+    def restart_clock(self) -> None:
+        """Leave out what was no training step."""
+        self.start = time.monotonic()
