@@ -91,9 +91,6 @@ class ConfigError(ValueError):
 class Parser(jsonargparse.ArgumentParser):
     """jsonargparse, but for errors: ConfigError with one line and the nearest key there is."""
 
-    def __init__(self, command: str, description: str) -> None:
-        super().__init__(prog=command, description=description, exit_on_error=False, allow_abbrev=False)
-
     def read(self, args: Sequence[str] | None = None) -> jsonargparse.Namespace:
         """Parse the command line (or a list of its words).
 
@@ -115,6 +112,10 @@ class Parser(jsonargparse.ArgumentParser):
             known = [action.dest for action in self._actions]
             nearest = difflib.get_close_matches(unknown[1] or unknown[2], known, 1, 0.5) if unknown else []
             raise ConfigError(line + (f" (nearest key: {nearest[0]})" if nearest else "")) from error
+
+
+def make_parser(command: str, description: str) -> Parser:
+    return Parser(prog=command, description=description, exit_on_error=False, allow_abbrev=False)
 
 
 def config_file(args: Sequence[str] | None) -> str:
@@ -189,7 +190,7 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Train
     Raises:
         ConfigError: as `Parser.read` and `from_mapping`.
     """
-    parser = Parser("config", "")
+    parser = make_parser("config", "")
     add_train_config(parser)
     words = [f"--{key}={json.dumps(plain(value))}" for key, value in (overrides or {}).items()]
     return train_config(parser.read([f"--config={path}", *words]).as_dict())

@@ -18,7 +18,16 @@ import harness  # noqa: F401
 from classmix_core.data import check_data
 from classmix_core.errors import InvalidValue
 from harness import console, runs
-from harness.config import Parser, TrainConfig, add_train_config, flatten, load_config, to_yaml, train_config
+from harness.config import (
+    Parser,
+    TrainConfig,
+    add_train_config,
+    flatten,
+    load_config,
+    make_parser,
+    to_yaml,
+    train_config,
+)
 from harness.console import Refused
 from harness.session import LocalSession
 from harness.worker import Interrupted, Job, TrainingError, load_data_once, train
@@ -27,7 +36,7 @@ EXPERIMENT = "train"
 
 
 def build_parser() -> Parser:
-    parser = Parser("python -m harness.train", "Train one network with ClassMix.")
+    parser = make_parser("python -m harness.train", "Train one network with ClassMix.")
     add_train_config(parser)
     add_common(parser, "run")
     parser.add_argument("--wait", action="store_true", help="With --address: queue until the cluster has the GPUs.")

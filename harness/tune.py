@@ -1,0 +1,167 @@
+"""Search hyperparameters.
+
+    python -m harness.tune --space search_spaces/tau_ema.yaml [--trials N] [--train FILE] [--train.data.root DIR]
+    python -m harness.tune --resume [--name STUDY]
+
+Exit code: 0 done; 1 failed, 130 interrupted (both can be resumed); 2 refused input.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import harness  # noqa: F401
+from harness import console, runs
+from harness.config import ConfigError, Parser, TrainConfig, flatten, make_parser, to_yaml, train_config
+from harness.console import Refused
+from harness.space import Resources, SearchConfig, parameters, read_space
+from harness.train import add_common, check, open_experiment
+
+DESCRIPTION = "Search hyperparameters of ClassMix: every value of TrainConfig can be an axis."
+
+
+def build_parser(base: dict[str, Any] | None = None) -> Parser:
+    """The command line; `base` holds what the search-space file sets in TrainConfig."""
+    parser = make_parser("python -m harness.tune", DESCRIPTION)
+    parser.add_argument("--space", type=str | None, help="Search-space YAML, such as search_spaces/tau_ema.yaml.")
+    parser.add_argument("--trials", type=int | None, help="Number of trials, instead of the file's.")
+    parser.add_argument(
+        "--gpus-per-trial", type=float | None, help="GPUs of each trial, or a fraction, for the file's."
+    )
+    add_common(parser, "study")
+    parser.add_class_arguments(TrainConfig, "train")
+    if base:
+        parser.set_defaults({f"train.{key}": value for key, value in flat_keys(base).items()})
+    return parser
+
+
+def flat_keys(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flat_keys(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    options = build_parser().read(args)
+    storage = Path(options.storage_path).absolute()
+    if options.resume:
+        folder, record = runs.find_unfinished(storage, options.name, "tune")
+        refuse_changes(options)
+        search, base = read_study(folder)
+    else:
+        search, base, source = new_study(options, args)
+        parameters(search, base, source)  # refuses what cannot be searched
+        folder = runs.new_folder(storage, options.name, "tune")
+        enough(search.resources, options.address)
+        check(base)
+        check_metric(search.metric, base)
+        record = start_study(search, base, folder, options.tracking_uri)
+    from harness.study import run_study
+
+    resume = runs.command("harness.tune", folder, options.storage_path, "--resume")
+    return run_study(search, base, folder, record, options, resume)
+
+
+def new_study(options: Any, args: Sequence[str] | None) -> tuple[SearchConfig, TrainConfig, Path]:
+    """The search and the configuration that its trials share: the file's, then --train FILE, then flags.
+
+    Raises:
+        ConfigError: see `read_space` and `Parser.read`.
+    """
+    if options.space is None:
+        raise Refused("--space: must name a search-space file, such as search_spaces/tau_ema.yaml, but is not given.")
+    source = Path(options.space)
+    search = read_space(source)
+    try:
+        parser = build_parser(search.train)
+    except Exception as error:  # jsonargparse raises KeyError and TypeError for defaults
+        raise ConfigError(f"{source}: train: {' '.join(str(error).split())}") from error
+    try:
+        base = train_config(parser.read(args).as_dict()["train"])
+    except ConfigError as error:
+        raise ConfigError(f"train.{error}") from error
+    if options.trials is not None:
+        if options.trials < 1:
+            raise ConfigError(f"--trials: `trials >= 1` must hold, but got {options.trials}.")
+        search = dataclasses.replace(search, trials=options.trials)
+    if options.gpus_per_trial is not None:
+        try:
+            resources = dataclasses.replace(search.resources, gpus=options.gpus_per_trial)
+        except ValueError as error:
+            raise ConfigError(f"--gpus-per-trial: {error}") from error
+        search = dataclasses.replace(search, resources=resources)
+    return search, base, source
+
+
+def refuse_changes(options: Any) -> None:
+    for name in ("space", "trials", "gpus_per_trial"):
+        value = getattr(options, name)
+        if value is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise Refused(f"{flag}: a resumed study keeps its configuration, but got {value!r}.")
+    default = flatten(TrainConfig())
+    for key, value in flatten(train_config(options.as_dict()["train"])).items():
+        if value != default[key]:
+            raise Refused(f"train.{key}: a resumed study keeps its configuration, but got {value!r}.")
+
+
+def read_study(folder: Path) -> tuple[SearchConfig, TrainConfig]:
+    search = read_space(folder / "space.yaml")
+    parser = build_parser()
+    base = train_config(parser.read([f"--train={folder / 'config.yaml'}"]).as_dict()["train"])
+    return search, base
+
+
+def enough(resources: Resources, address: str | None) -> None:
+    """Refuse a trial that fits nowhere; a cluster is asked once Ray is up."""
+    there = torch.cuda.device_count()
+    if address is None and resources.gpus > there:
+        raise Refused(f"resources.gpus: {resources.gpus:g} asked for each trial, but this machine has {there} GPUs.")
+
+
+def check_metric(metric: str, base: TrainConfig) -> None:
+    from harness.worker import load_data_once
+
+    known = ["val/miou", "val/accuracy", *(f"val/iou/{name}" for name in load_data_once(base.data).classes)]
+    if metric not in known:
+        raise Refused(f"metric: must be one of {', '.join(known)}, but got {metric!r}.")
+
+
+def start_study(search: SearchConfig, base: TrainConfig, folder: Path, tracking_uri: str | None) -> runs.Record:
+    """Make the study's folder, its MLflow experiment and the parent run."""
+    from harness import tracking
+    from harness.worker import load_data_once
+
+    uri = tracking_uri or tracking.default_uri()
+    experiment = open_experiment(uri, folder.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    space_file, config_file = folder / "space.yaml", folder / "config.yaml"
+    space_file.write_text(to_yaml(dataclasses.replace(search, train={})))
+    config_file.write_text(to_yaml(base))
+    repeat = f"python -m harness.tune --space {runs.shown(space_file)} --train {runs.shown(config_file)}"
+    tags = {"harness.command": repeat, tracking.DESCRIPTION: f"Repeat: `{repeat}`", "harness.role": "search"}
+    run = tracking.Run.create(uri, experiment, folder.name, tags)
+    record = runs.Record("tune", uri, experiment, run.run_id)
+    record.write(folder)
+    shown = {key: value for key, value in dataclasses.asdict(search).items() if key not in ("train", "space", "start")}
+    space = {
+        f"space.{key}": yaml.safe_dump(spec, default_flow_style=True).strip() for key, spec in search.space.items()
+    }
+    run.params(flatten(base) | {f"search.{key}": value for key, value in shown.items()} | space)
+    for path in (space_file, config_file):
+        run.file(path)
+    for path in runs.write_splits(folder, load_data_once(base.data)):
+        run.file(path, "splits")
+    return record
+
+
+if __name__ == "__main__":
+    console.run_command(main)
