@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from harness.config import TrainConfig
 from harness.pictures import confusion_figure, mix_panel, prediction_panel
 from harness.session import Progress, Session
 from harness.tracking import Run
+
+T = TypeVar("T")
 
 PANEL_ROWS = 4
 
@@ -65,7 +67,7 @@ def train(job: Job, session: Session) -> dict[str, float]:
     trainer = Trainer(job, session)
     trainer.restore()
     trainer.run()
-    return trainer.finish()
+    return trainer.metrics
 
 
 class Trainer:
@@ -80,6 +82,8 @@ class Trainer:
         self.next_step = 0
         self.metrics: dict[str, float] = {}
         self.best = {"step": -1.0, "val/miou": -1.0}
+        self.matrix: Tensor | None = None
+        self.unevaluated = False
         self.build()
 
     def build(self) -> None:
@@ -111,6 +115,7 @@ class Trainer:
             precision=config.precision,
             mean_over_workers=self.session.mean if self.session.world_size > 1 else lambda value: value,
         )
+        self.curve = Curve(self.device, self.images_per_step())
         self.evaluated = self.model if config.eval.network == "student" else self.teacher
 
     # -- state --------------------------------------------------------------------------------------------------------
@@ -124,6 +129,7 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "best": self.best,
             "metrics": self.metrics,
+            "unevaluated": self.unevaluated,
         }
 
     def own_state(self) -> dict[str, Any]:
@@ -145,6 +151,7 @@ class Trainer:
             return
         shared, own = checkpoint.load(found, self.session.rank)
         self.next_step, self.best, self.metrics = shared["step"], shared["best"], shared["metrics"]
+        self.unevaluated = shared["unevaluated"]
         self.model.load_state_dict(shared["student"])
         self.teacher.load_state_dict(shared["teacher"])
         self.optimizer.load_state_dict(shared["optimizer"])
@@ -194,29 +201,37 @@ class Trainer:
         return (Batch(*pair[0], *pair[1]) for pair in zip(labelled, unlabelled, strict=True))
 
     def run(self) -> None:
-        config = self.config
-        if self.next_step >= config.steps:  # killed after the last checkpoint: the report may be missing
-            self.session.report({"step": self.next_step, **self.metrics})
+        if self.unevaluated:  # stopped in the evaluation after this step
+            self.unevaluated = False
+            self.after_step()
+        elif self.next_step >= self.config.steps:  # killed after the last checkpoint: what follows it may be missing
+            self.finish()
+        if self.next_step >= self.config.steps:
             return
         batches = self.batches()
-        curve = Curve(self.device, self.images_per_step())
-        while self.next_step < config.steps:
-            curve.add(self.classmix.step(next(batches), self.next_step))
+        while self.next_step < self.config.steps:
+            self.curve.add(self.classmix.step(next(batches), self.next_step))
             self.next_step += 1
-            done = self.next_step == config.steps
-            if done or self.next_step % config.log_every == 0:
-                self.log_curve(curve)
-            evaluated = done or self.next_step % config.eval_every == 0
-            if evaluated:
-                self.validate()
-                curve.restart_clock()
-            stopping = self.session.stopping()
-            if stopping or self.checkpoint_due(evaluated):
-                self.save()
-            if stopping and not done:
-                raise Interrupted
-            if evaluated:
-                self.session.report({"step": self.next_step, **self.metrics})
+            self.after_step()
+
+    def after_step(self) -> None:
+        """Log, evaluate, save and report, each when it is due."""
+        config, step = self.config, self.next_step
+        done = step == config.steps
+        if done or step % config.log_every == 0:
+            self.log_curve()
+        evaluated = done or step % config.eval_every == 0
+        if evaluated:
+            self.validate()
+        stopping = self.session.stopping()
+        if stopping or self.checkpoint_due(evaluated):
+            self.save()
+        if stopping and not done:
+            raise Interrupted
+        if done:
+            self.finish()
+        elif evaluated:
+            self.session.report({"step": step, **self.metrics})
 
     def checkpoint_due(self, evaluated: bool) -> bool:
         every = self.config.checkpoint_every
@@ -229,8 +244,10 @@ class Trainer:
         unlabelled = data.batch_unlabelled if self.config.ssl.unlabelled_weight else 0
         return (data.batch_labelled + unlabelled) * self.session.world_size
 
-    def log_curve(self, curve: "Curve") -> None:
-        values = curve.read()
+    def log_curve(self) -> None:
+        if self.curve.count == 0:
+            return
+        values = self.curve.read()
         if values["train/loss"] != values["train/loss"] or abs(values["train/loss"]) == float("inf"):
             advice = "a lower optim.lr, or ssl.unlabelled_weight, may help"
             raise TrainingError(f"the loss is {values['train/loss']} at step {self.next_step}: {advice}.")
@@ -257,13 +274,24 @@ class Trainer:
             rank=self.session.rank,
             world_size=self.session.world_size,
         )
-        matrix = evaluate(network, batches, self.num_classes, self.device, config.precision)
+        matrix = evaluate(network, self.until_stopped(batches), self.num_classes, self.device, config.precision)
         self.classmix.train_mode()
         return (self.session.mean(matrix.double()) * self.session.world_size).round().long()
 
+    def until_stopped(self, batches: Iterator[T]) -> Iterator[T]:
+        for batch in batches:
+            if self.session.stopping():
+                raise Interrupted
+            yield batch
+
     def validate(self) -> None:
         self.average_buffers()
-        self.matrix = self.count(self.data.val, self.evaluated)
+        try:
+            self.matrix = self.count(self.data.val, self.evaluated)
+        except Interrupted:
+            self.unevaluated = True
+            self.save()
+            raise
         self.metrics = self.named("val", self.matrix)
         if self.metrics["val/miou"] > self.best["val/miou"]:
             self.best = {"step": float(self.next_step), "val/miou": self.metrics["val/miou"]}
@@ -276,6 +304,7 @@ class Trainer:
                 self.log_panels()
             self.run_log.flush()
             self.show()
+        self.curve.restart_clock()
 
     def named(self, role: str, matrix: Tensor) -> dict[str, float]:
         values = {f"{role}/miou": mean_iou(matrix), f"{role}/accuracy": pixel_accuracy(matrix)}
@@ -310,8 +339,11 @@ class Trainer:
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    def finish(self) -> dict[str, float]:
-        """Report on test, by the best step on val and by the last; log what a person looks at."""
+    def finish(self) -> None:
+        """Report on test, by the best step on val and by the last; log what a person looks at.
+
+        Tune may end a trial inside its last report, so that comes last.
+        """
         if self.job.final:
             final = self.count(self.data.test, self.evaluated)
             checkpoint.load_weights(self.job.folder / checkpoint.BEST, self.evaluated)
@@ -319,9 +351,9 @@ class Trainer:
             self.metrics |= self.named("test", matrix)
             self.metrics |= {"test/final_miou": mean_iou(final), "test/best_step": self.best["step"]}
             self.log_result("test", matrix)
-        elif hasattr(self, "matrix"):
-            self.log_result("val", self.matrix)
-        return self.metrics
+        else:
+            self.log_result("val", self.count(self.data.val, self.evaluated) if self.matrix is None else self.matrix)
+        self.session.report({"step": self.next_step, **self.metrics})
 
     def log_result(self, role: str, matrix: Tensor) -> None:
         if not self.run_log:
