@@ -106,9 +106,9 @@ class Parser(jsonargparse.ArgumentParser):
                 r"Expected one of \1. Got value: ",
                 line,
             )
-            if "does not accept" in line or line.startswith("Problems parsing"):
+            if re.match("Option|Group|Problems", line):  # they come from a file, which is not named
                 line = f"{config_file(args)}: {line}"
-            unknown = re.search(r"does not accept option '(.+?)'|unrecognized arguments: -*([^\s=]+)", line)
+            unknown = re.search(r"[Oo]ption '(.+?)'|unrecognized arguments: -*([^\s=]+)", line)
             known = [action.dest for action in self._actions]
             nearest = difflib.get_close_matches(unknown[1] or unknown[2], known, 1, 0.5) if unknown else []
             raise ConfigError(line + (f" (nearest key: {nearest[0]})" if nearest else "")) from error

@@ -126,9 +126,8 @@ def read_space(path: Path) -> SearchConfig:
     parser = make_parser("space", "")
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(SearchConfig, None)
-    values = parser.read([f"--config={path}"]).as_dict()
     try:
-        return search_config(values)
+        return search_config(parser.read([f"--config={path}"]).as_dict())
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

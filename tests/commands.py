@@ -1,0 +1,96 @@
+"""Run the project's commands in tests: in this process (fast), or as a user does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from harness import console
+
+TINY = (
+    "--steps=6",
+    "--eval_every=2",
+    "--log_every=2",
+    "--data.batch_labelled=2",
+    "--data.batch_unlabelled=2",
+    "--model.width=4",
+    "--model.depth=1",
+)
+"""A training of seconds."""
+TINY_TRAIN = tuple(f"--train.{word[2:]}" for word in TINY)
+
+ROOT = Path(__file__).parents[1]
+SPACE = ROOT / "search_spaces" / "tau_ema.yaml"
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def call(main: Callable[[Sequence[str]], int], capsys: pytest.CaptureFixture[str], *args: str) -> Result:
+    """Run a command's main here, with its errors shown as they are to a user."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        console.run_command(lambda: main(list(args)))
+    captured = capsys.readouterr()
+    assert isinstance(stop.value.code, int)
+    return Result(stop.value.code, captured.out, captured.err)
+
+
+def assert_refused(result: Result, folder: Path, *words: str) -> None:
+    """One line with all the words, exit code 2, no traceback, nothing written to the folder."""
+    assert result.code == 2, result
+    assert result.err.count("\n") == 1, result.err
+    assert result.err.startswith("error: ")
+    assert "Traceback" not in result.err + result.out
+    for word in words:
+        assert word in result.err, (word, result.err)
+    assert not list(folder.iterdir()), list(folder.iterdir())
+
+
+def start(module: str, *args: str, cwd: Path) -> subprocess.Popen[str]:
+    """`python -m module args` in a folder, in a process group of its own."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *args],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 240) -> Result:
+    out, err = process.communicate(timeout=timeout)
+    return Result(process.returncode, out, err)
+
+
+def run(module: str, *args: str, cwd: Path) -> Result:
+    return finish(start(module, *args, cwd=cwd))
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 180) -> None:
+    """Until the condition holds; fails if the process ends first."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.05)
+
+
+def interrupt(process: subprocess.Popen[str]) -> tuple[Result, float]:
+    """Ctrl-C as a terminal sends it: to the command. Returns its result and how long it took."""
+    before = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    return result, time.monotonic() - before

@@ -1,0 +1,69 @@
+"""Shared by the core's tests: a seeded generator, and miniature data sets as files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.io import write_jpeg, write_png
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(20)
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return torch.device("cuda")
+
+
+def random_image(seed: int, height: int, width: int) -> Tensor:
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def random_label(seed: int, height: int, width: int, values: int) -> Tensor:
+    """uint8 (1, H, W) of 0..values-1, each of which is there."""
+    label = torch.randint(0, values, (height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    label.view(-1)[:values] = torch.arange(values, dtype=torch.uint8)
+    return label[None]
+
+
+@pytest.fixture
+def camvid_root(tmp_path: Path) -> Path:
+    """train 7, val 2 and test 3 images of 9 x 13 pixels; labels 0..11, of which 11 is void."""
+    for number, (split, count) in enumerate({"train": 7, "val": 2, "test": 3}.items()):
+        images, labels = tmp_path / "images" / split, tmp_path / "labels" / split
+        images.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for index in range(count):
+            name = f"seq{9 - index}"  # written in an order that is not the sorted one
+            write_png(random_image(10 * number + index, 9, 13), str(images / f"{name}.png"))
+            write_png(random_label(10 * number + index, 9, 13, 12), str(labels / f"{name}.png"))
+    return tmp_path
+
+
+@pytest.fixture
+def folder_root(tmp_path: Path) -> Path:
+    """3 classes; images/ with 10 labelled and 2 unlabelled photographs of 9 x 14, unlabelled/ with 3 more."""
+    (tmp_path / "classes.txt").write_text("grass\nrock \n\nwater\n")
+    for part in ("images/a", "labels/a", "unlabelled"):
+        (tmp_path / part).mkdir(parents=True)
+    for index in range(12):
+        write_jpeg(random_image(index, 9, 14), str(tmp_path / f"images/a/photo {index:02}.jpg"))
+        if index not in (4, 7):
+            write_png(random_label(index, 9, 14, 3), str(tmp_path / f"labels/a/photo {index:02}.png"))
+    for index in range(3):
+        write_png(random_image(50 + index, 9, 14), str(tmp_path / f"unlabelled/extra{index}.png"))
+    return tmp_path
+
+
+def add_part(root: Path, part: str, count: int) -> None:
+    """A val/ or test/ folder."""
+    for kind in ("images", "labels"):
+        (root / part / kind).mkdir(parents=True)
+    for index in range(count):
+        write_png(random_image(70 + index, 9, 14), str(root / part / f"images/{index}.png"))
+        write_png(random_label(70 + index, 9, 14, 3), str(root / part / f"labels/{index}.png"))

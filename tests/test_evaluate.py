@@ -1,0 +1,89 @@
+"""Running a network over a set.
+
+Shapes: B batch, K classes, H W image.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from classmix_core.augment import MEAN, STD
+from classmix_core.evaluate import evaluate, predict
+from classmix_core.metrics import confusion_matrix
+from classmix_core.mixing import IGNORE
+
+CPU = torch.device("cpu")
+CLASSES = 4
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(11)
+    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Dropout(0.5), nn.Conv2d(6, CLASSES, 1))
+
+
+def images(batch: int, height: int, width: int) -> Tensor:
+    draw = torch.Generator().manual_seed(height)
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=draw)
+
+
+def labels(batch: int, height: int, width: int) -> Tensor:
+    draw = torch.Generator().manual_seed(height)
+    label = torch.randint(0, CLASSES, (batch, height, width), dtype=torch.uint8, generator=draw)
+    return label.masked_fill(torch.rand(label.shape, generator=draw) < 0.2, IGNORE)
+
+
+def logits_of(network: nn.Module, image: Tensor) -> Tensor:
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    return network.eval()((image / 255 - mean) / std)
+
+
+def test_predict_is_the_argmax_over_the_normalised_image(network: nn.Module) -> None:
+    image = images(5, 7, 11)
+    assert torch.equal(predict(network.eval(), image), logits_of(network, image).argmax(1))
+
+
+def test_predict_resizes_the_logits_before_the_argmax(network: nn.Module) -> None:
+    image, size = images(2, 7, 11), (15, 18)
+    expected = F.interpolate(logits_of(network, image), size, mode="bilinear", align_corners=True).argmax(1)
+    assert torch.equal(predict(network.eval(), image, size), expected)
+    assert torch.equal(predict(network.eval(), image, (7, 11)), predict(network.eval(), image))
+
+
+def test_evaluate_counts_every_batch_at_the_size_of_its_labels(network: nn.Module) -> None:
+    sizes = [((2, 7, 11), (2, 7, 11)), ((1, 9, 8), (1, 18, 24))]
+    batches = [(images(*image), labels(*label)) for image, label in sizes]
+    expected = sum(
+        confusion_matrix(predict(network.eval(), image, tuple(label.shape[1:])), label, CLASSES)
+        for image, label in batches
+    )
+    matrix = evaluate(network.train(), iter(batches), CLASSES, CPU)
+    assert matrix.dtype == torch.int64
+    assert torch.equal(matrix, expected)
+    assert matrix.sum() == sum(int((label != IGNORE).sum()) for _, label in batches)
+
+
+def test_evaluate_leaves_the_network_in_evaluation_mode_with_its_statistics_untouched(network: nn.Module) -> None:
+    before = network[1].running_mean.clone()
+    evaluate(network.train(), [(images(2, 7, 11), labels(2, 7, 11))], CLASSES, CPU)
+    assert not any(module.training for module in network.modules())
+    assert torch.equal(network[1].running_mean, before)
+
+
+def test_how_images_are_batched_changes_no_count(network: nn.Module) -> None:
+    image, label = images(6, 7, 11), labels(6, 7, 11)
+    whole = evaluate(network, [(image, label)], CLASSES, CPU)
+    parts = evaluate(network, zip(image.split(4), label.split(4), strict=True), CLASSES, CPU)
+    assert torch.equal(whole, parts)
+
+
+def test_an_empty_set_counts_nothing(network: nn.Module) -> None:
+    assert torch.equal(evaluate(network, [], CLASSES, CPU), torch.zeros(CLASSES, CLASSES, dtype=torch.int64))
+
+
+def test_bf16_counts_the_same_pixels(network: nn.Module) -> None:
+    batch = (images(3, 7, 11), labels(3, 7, 11))
+    half, full = (evaluate(network, [batch], CLASSES, CPU, precision) for precision in ("bf16", "fp32"))
+    assert torch.equal(half.sum(1), full.sum(1))
+    assert (half - full).abs().sum() <= 0.05 * full.sum()

@@ -1,0 +1,268 @@
+"""The endless stream, crops, and the loaders."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from classmix_core.data.loader import (
+    EndlessSampler,
+    TrainingSet,
+    evaluation_batches,
+    random_crop,
+    resize_image,
+    resize_label,
+    training_batches,
+)
+from classmix_core.data.samples import ArraySamples
+from classmix_core.mixing import IGNORE
+
+COUNT, BATCH, WORLD = 7, 3, 2
+HEIGHT, WIDTH = 11, 13
+
+
+def stream(steps: int, **options: Any) -> list[list[tuple[int, int]]]:
+    given = {"seed": 5, "rank": 0, "world_size": 1, "first_step": 0, **options}
+    return list(islice(EndlessSampler(given.pop("count", COUNT), given.pop("batch", BATCH), **given), steps))
+
+
+def samples(count: int = COUNT) -> ArraySamples:
+    """Red is the row, green the column, blue the number of the image; the label is the row xor the column."""
+    row, column = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    images = [torch.stack((row, column, torch.full_like(row, index))) for index in range(count)]
+    label = (row ^ column).to(torch.uint8).expand(count, -1, -1)
+    return ArraySamples([f"{index:02}" for index in range(count)], torch.stack(images).to(torch.uint8), label)
+
+
+class OnlyImages(ArraySamples):
+    """A set whose labels nobody may read."""
+
+    def label(self, index: int) -> Tensor:
+        raise AssertionError(f"the label of {index} was read")
+
+
+# ---- the sampler
+
+
+def test_every_epoch_is_a_permutation_and_no_two_are_alike() -> None:
+    batches = stream(70)
+    numbers = [number for batch in batches for number, _ in batch]
+    epochs = [tuple(numbers[start : start + COUNT]) for start in range(0, len(numbers), COUNT)]
+    assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
+    assert len(set(epochs)) > 25
+    assert [position for batch in batches for _, position in batch] == list(range(210))
+
+
+def test_a_batch_larger_than_the_set_repeats_images_evenly() -> None:
+    (batch,) = stream(1, count=2, batch=9)
+    assert sorted(Counter(number for number, _ in batch).values()) == [4, 5]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_the_slices_of_all_ranks_are_the_stream_of_one_worker(world_size: int) -> None:
+    ranks = [stream(20, rank=rank, world_size=world_size) for rank in range(world_size)]
+    together = [list(chain(*parts)) for parts in zip(*ranks, strict=True)]
+    assert together == stream(20, batch=BATCH * world_size)
+
+
+@pytest.mark.parametrize("first_step", [1, 4, 33])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_starting_at_a_step_is_skipping_those_before(first_step: int, rank: int) -> None:
+    straight = stream(first_step + 9, rank=rank, world_size=WORLD)
+    assert stream(9, rank=rank, world_size=WORLD, first_step=first_step) == straight[first_step:]
+
+
+def test_the_seed_decides_the_order() -> None:
+    assert stream(9) == stream(9)
+    assert stream(9) != stream(9, seed=6)
+
+
+# ---- crops and sizes
+
+
+def crop_of(data: TrainingSet, number: int, position: int) -> tuple[Tensor, Tensor]:
+    return data[(number, position)]
+
+
+def test_a_crop_is_a_window_of_image_and_label_and_reaches_every_edge() -> None:
+    data, corners = TrainingSet(samples(), labels=True, resize=None, crop=(8, 9), seed=3), set()
+    for position in range(300):
+        image, label = crop_of(data, 4, position)
+        top, left = int(image[0, 0, 0]), int(image[1, 0, 0])
+        corners.add((top, left))
+        assert torch.equal(image, data.samples.image(4)[:, top : top + 8, left : left + 9])
+        assert torch.equal(label, data.samples.label(4)[top : top + 8, left : left + 9])
+    assert corners == {(top, left) for top in range(HEIGHT - 8 + 1) for left in range(WIDTH - 9 + 1)}
+
+
+def test_where_a_crop_lies_depends_on_seed_and_position_alone() -> None:
+    def corner(seed: int, number: int, position: int) -> tuple[int, ...]:
+        data = TrainingSet(samples(), labels=True, resize=None, crop=(8, 9), seed=seed)
+        return tuple(crop_of(data, number, position)[0][:2, 0, 0].tolist())
+
+    assert all(corner(3, number, 12) == corner(3, 0, 12) for number in range(COUNT))
+    assert len({corner(3, 0, position) for position in range(50)}) > 10
+    assert len({corner(seed, 0, 12) for seed in range(50)}) > 10
+
+
+def test_what_is_smaller_than_the_crop_is_padded_right_and_below() -> None:
+    source = samples()
+    image, label = random_crop(source.image(1), source.label(1), (14, 20), np.random.default_rng(0))
+    assert image.shape == (3, 14, 20)
+    assert torch.equal(image[:, :HEIGHT, :WIDTH], source.image(1))
+    assert torch.equal(label[:HEIGHT, :WIDTH], source.label(1))
+    outside = torch.ones(14, 20, dtype=torch.bool)
+    outside[:HEIGHT, :WIDTH] = False
+    assert (image[:, outside] == 0).all()
+    assert (label[outside] == IGNORE).all()
+
+
+def test_a_crop_may_be_smaller_one_way_and_larger_the_other() -> None:
+    source = samples()
+    image, label = random_crop(source.image(1), source.label(1), (8, 20), np.random.default_rng(1))
+    top = int(image[0, 0, 0])
+    assert torch.equal(label[:, :WIDTH], source.label(1)[top : top + 8])
+    assert (label[:, WIDTH:] == IGNORE).all()
+
+
+def test_a_crop_of_the_size_of_the_image_is_the_image() -> None:
+    source = samples()
+    image, label = random_crop(source.image(1), source.label(1), (HEIGHT, WIDTH), np.random.default_rng(0))
+    assert torch.equal(image, source.image(1))
+    assert torch.equal(label, source.label(1))
+
+
+def test_without_resize_and_crop_a_sample_is_what_is_stored() -> None:
+    image, label = crop_of(TrainingSet(samples(), labels=True, resize=None, crop=None, seed=3), 2, 0)
+    assert torch.equal(image, samples().image(2))
+    assert torch.equal(label, samples().label(2))
+
+
+@pytest.mark.parametrize("crop", [None, (8, 20)])
+def test_unlabelled_samples_read_no_label_and_mark_the_padding(crop: tuple[int, int] | None) -> None:
+    source = samples()
+    data = TrainingSet(
+        OnlyImages(source.names, source.images, source.labels), labels=False, resize=None, crop=crop, seed=3
+    )
+    image, label = crop_of(data, 1, 2)
+    assert label.dtype == torch.uint8
+    assert label.shape == image.shape[1:]
+    assert (label[:, :WIDTH] == 0).all()
+    assert (label[:, WIDTH:] == IGNORE).all()
+
+
+def test_resizing_comes_before_cropping() -> None:
+    data = TrainingSet(samples(), labels=True, resize=(22, 26), crop=(21, 25), seed=3)
+    image, label = crop_of(data, 1, 0)
+    assert image.shape == (3, 21, 25)
+    assert label.shape == (21, 25)
+    assert image[0].max() >= HEIGHT - 2
+
+
+def test_a_label_is_resized_to_the_nearest_and_gains_no_value() -> None:
+    label = torch.tensor([[0, 9], [IGNORE, 4]], dtype=torch.uint8)
+    doubled = resize_label(label, (4, 6))
+    assert torch.equal(doubled, label.repeat_interleave(2, 0).repeat_interleave(3, 1))
+    assert torch.equal(resize_label(doubled, (2, 2)), label)
+    assert resize_label(label, None) is label
+
+
+def test_an_image_is_resized_smoothly_over_the_same_places_as_its_label() -> None:
+    edge = torch.zeros(3, 8, 16, dtype=torch.uint8)
+    edge[:, :, 8:] = 200
+    image, label = resize_image(edge, (5, 8)), resize_label((edge[0] > 0).to(torch.uint8), (5, 8))
+    assert image.dtype == torch.uint8
+    assert torch.equal(image[0] > 100, label == 1)
+    assert resize_image(edge, None) is edge
+
+
+# ---- the loaders
+
+
+def batches(steps: int, **options: Any) -> list[tuple[Tensor, Tensor]]:
+    data = TrainingSet(samples(), labels=True, resize=None, crop=(8, 9), seed=3)
+    given = {"seed": 5, "rank": 0, "world_size": 1, "first_step": 0, "loader_workers": 0, **options}
+    loader = training_batches(data, given.pop("batch", BATCH), device=torch.device("cpu"), **given)
+    return list(islice(loader, steps))
+
+
+def same(first: Iterator[Any] | list[Any], second: Iterator[Any] | list[Any]) -> bool:
+    return all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_training_batches_are_the_samples_of_the_stream() -> None:
+    data = TrainingSet(samples(), labels=True, resize=None, crop=(8, 9), seed=3)
+    for (images, labels), numbers in zip(batches(6), stream(6), strict=True):
+        assert images.shape == (BATCH, 3, 8, 9)
+        assert images.dtype == labels.dtype == torch.uint8
+        for image, label, item in zip(images, labels, numbers, strict=True):
+            assert torch.equal(image, data[item][0])
+            assert torch.equal(label, data[item][1])
+
+
+def test_training_resumed_at_a_step_sees_the_batches_of_a_straight_run() -> None:
+    assert same(batches(5, first_step=4), batches(9)[4:])
+
+
+def test_two_ranks_together_see_the_batches_of_one_worker() -> None:
+    ranks = [batches(5, rank=rank, world_size=2) for rank in (0, 1)]
+    together = [[torch.cat(pair) for pair in zip(*parts, strict=True)] for parts in zip(*ranks, strict=True)]
+    assert same(together, batches(5, batch=2 * BATCH))
+
+
+def test_loading_draws_nothing_from_the_global_generators() -> None:
+    torch.manual_seed(0)
+    before, numpy_before = torch.get_rng_state(), repr(np.random.get_state())
+    batches(3)
+    assert torch.equal(before, torch.get_rng_state())
+    assert numpy_before == repr(np.random.get_state())
+
+
+@pytest.mark.slow
+def test_a_loader_process_gives_the_batches_that_this_process_would() -> None:
+    assert same(batches(8, loader_workers=1), batches(8))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 9])
+def test_each_image_is_evaluated_once_by_one_rank(world_size: int) -> None:
+    seen = []
+    for rank in range(world_size):
+        options = {"resize": None, "resize_labels": True, "rank": rank, "world_size": world_size}
+        numbers = [int(image[2, 0, 0]) for images, _ in evaluation_batches(samples(), 2, **options) for image in images]
+        assert numbers == list(range(rank, COUNT, world_size))
+        seen += numbers
+    assert sorted(seen) == list(range(COUNT))
+
+
+class TwoSizes(ArraySamples):
+    """Odd images are narrower."""
+
+    def image(self, index: int) -> Tensor:
+        return self.images[index][:, :, : WIDTH - index % 2]
+
+    def label(self, index: int) -> Tensor:
+        return self.labels[index][:, : WIDTH - index % 2]
+
+
+def test_images_of_different_sizes_are_evaluated_in_batches_of_one_size() -> None:
+    source = samples()
+    mixed = TwoSizes(source.names, source.images, source.labels)
+    found = list(evaluation_batches(mixed, 4, resize=None, resize_labels=True, rank=0, world_size=1))
+    assert [len(images) for images, _ in found] == [2, 2, 2, 1]
+    assert all(images.shape[2:] == labels.shape[1:] for images, labels in found)
+    assert sorted(int(image[2, 0, 0]) for images, _ in found for image in images) == list(range(COUNT))
+
+
+@pytest.mark.parametrize(("resize_labels", "size"), [(True, (8, 9)), (False, (HEIGHT, WIDTH))])
+def test_labels_are_evaluated_at_their_own_size_unless_they_are_resized(
+    resize_labels: bool, size: tuple[int, int]
+) -> None:
+    found = evaluation_batches(samples(), 4, resize=(8, 9), resize_labels=resize_labels, rank=0, world_size=1)
+    for images, labels in found:
+        assert images.shape[2:] == (8, 9)
+        assert labels.shape[1:] == size
