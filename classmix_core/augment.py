@@ -5,6 +5,9 @@ Every function draws one value an image from the given generator; no loop over i
 Shapes: B batch, C = 3 channels, H W image. Images are float RGB in 0..1 until `normalise`.
 """
 
+from functools import lru_cache
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,10 +19,17 @@ STD = (0.229, 0.224, 0.225)
 
 LUMA = (0.299, 0.587, 0.114)
 RGB_TO_YIQ = (LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+YIQ_TO_RGB = tuple(map(tuple, torch.tensor(RGB_TO_YIQ, dtype=torch.float64).inverse().tolist()))
 
 BLUR_RADIUS = 4
 """Pixels each side: 9 taps cover 3.4 standard deviations of the widest default blur."""
 BLUR_SIGMA_MIN = 0.15
+
+
+@lru_cache
+def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    """float32 numbers, copied to a device once: each copy from the host waits for the device."""
+    return torch.tensor(values, device=device)
 
 
 def to_float(image_BCHW: Tensor) -> Tensor:
@@ -29,7 +39,7 @@ def to_float(image_BCHW: Tensor) -> Tensor:
 
 def normalise(image_BCHW: Tensor) -> Tensor:
     """Float RGB 0..1 to the zero mean and unit variance of ImageNet, as torchvision's weights expect."""
-    mean, std = (torch.tensor(values, device=image_BCHW.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    mean, std = (constant(values, image_BCHW.device).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (image_BCHW - mean) / std
 
 
@@ -86,7 +96,7 @@ def jitter_matrix(
         hue_B: 1 plus the turn in full circles.
     """
     device = mean_BC.device
-    luma_3, to_yiq_33 = torch.tensor(LUMA, device=device), torch.tensor(RGB_TO_YIQ, device=device)
+    luma_3, to_yiq_33, to_rgb_33 = (constant(values, device) for values in (LUMA, RGB_TO_YIQ, YIQ_TO_RGB))
     eye_33 = torch.eye(3, device=device)
     gray_33 = luma_3.expand(3, 3)  # every row gives the luma
     saturate_B33 = saturation_B.view(-1, 1, 1) * (eye_33 - gray_33) + gray_33
@@ -94,7 +104,7 @@ def jitter_matrix(
     sin_B, cos_B = angle_B.sin(), angle_B.cos()
     zero_B, one_B = torch.zeros_like(angle_B), torch.ones_like(angle_B)
     turn = (one_B, zero_B, zero_B, zero_B, cos_B, -sin_B, zero_B, sin_B, cos_B)
-    turn_B33 = torch.linalg.inv(to_yiq_33) @ torch.stack(turn, 1).view(-1, 3, 3) @ to_yiq_33
+    turn_B33 = to_rgb_33 @ torch.stack(turn, 1).view(-1, 3, 3) @ to_yiq_33
     colour_B33 = turn_B33 @ saturate_B33
     contrast_B11, brightness_B11 = contrast_B.view(-1, 1, 1), brightness_B.view(-1, 1, 1)
     mean_luma_B11 = brightness_B11 * (mean_BC @ luma_3).view(-1, 1, 1)

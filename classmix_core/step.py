@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from classmix_core.augment import color_jitter, flip, gaussian_blur, normalise, scale, to_float
 from classmix_core.ema import update_teacher_, warmed_up_decay
 from classmix_core.errors import require
-from classmix_core.losses import Weight, consistency_loss, consistency_weight, labelled_loss, sigmoid_ramp
-from classmix_core.mixing import IGNORE, Mix, paste, sample_mask
+from classmix_core.losses import WEIGHTS, Weight, consistency_loss, consistency_weight, labelled_loss, sigmoid_ramp
+from classmix_core.mixing import IGNORE, MIXES, Mix, paste, sample_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class ClassMixConfig:
     """Probability of the blur, per image."""
 
     def __post_init__(self) -> None:
+        for name, choices in (("mix", MIXES), ("weight", WEIGHTS), ("teacher_mode", ("train", "eval"))):
+            require(getattr(self, name) in choices, name, f"{name} in {choices}", getattr(self, name))
         require(0 <= self.tau <= 1, "tau", "0 <= tau <= 1", self.tau)
         require(0 <= self.ema_decay < 1, "ema_decay", "0 <= ema_decay < 1", self.ema_decay)
         require(0 < self.ramp_fraction <= 1, "ramp_fraction", "0 < ramp_fraction <= 1", self.ramp_fraction)
@@ -218,7 +220,7 @@ class ClassMix:
     def step(self, batch: Batch, index: int) -> StepResult:
         """Learn from one batch; `index` counts optimiser steps from 0. Nothing here waits for the device."""
         image_LCHW, label_LHW = self.augment(batch.image_LCHW, batch.label_LHW)
-        if batch.image_UCHW is None or batch.padding_UHW is None:
+        if self.config.unlabelled_weight == 0 or batch.image_UCHW is None or batch.padding_UHW is None:
             losses = self.supervised_loss(image_LCHW, label_LHW)
             own_batch_statistics = False
         else:

@@ -7,6 +7,8 @@ Exit code: 0 done; 1 failed, 130 interrupted (both can be resumed); 2 refused in
 """
 
 import dataclasses
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,7 @@ from harness.train import add_common, check, open_experiment
 DESCRIPTION = "Search hyperparameters of ClassMix: every value of TrainConfig can be an axis."
 
 
-def build_parser(base: dict[str, Any] | None = None) -> Parser:
-    """The command line; `base` holds what the search-space file sets in TrainConfig."""
+def build_parser() -> Parser:
     parser = make_parser("python -m harness.tune", DESCRIPTION)
     parser.add_argument("--space", type=str | None, help="Search-space YAML, such as search_spaces/tau_ema.yaml.")
     parser.add_argument("--trials", type=int | None, help="Number of trials, instead of the file's.")
@@ -34,19 +35,18 @@ def build_parser(base: dict[str, Any] | None = None) -> Parser:
     )
     add_common(parser, "study")
     parser.add_class_arguments(TrainConfig, "train")
-    if base:
-        parser.set_defaults({f"train.{key}": value for key, value in flat_keys(base).items()})
     return parser
 
 
-def flat_keys(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def as_flags(values: dict[str, Any], prefix: str) -> list[str]:
+    """Nested values as the flags that set them."""
+    flags = []
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= flat_keys(value, f"{prefix}{key}.")
+            flags += as_flags(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            flags.append(f"--{prefix}{key}={json.dumps(value)}")
+    return flags
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -80,14 +80,12 @@ def new_study(options: Any, args: Sequence[str] | None) -> tuple[SearchConfig, T
         raise Refused("--space: must name a search-space file, such as search_spaces/tau_ema.yaml, but is not given.")
     source = Path(options.space)
     search = read_space(source)
+    flags, given = as_flags(search.train, "train."), sys.argv[1:] if args is None else args
     try:
-        parser = build_parser(search.train)
-    except Exception as error:  # jsonargparse raises KeyError and TypeError for defaults
-        raise ConfigError(f"{source}: train: {' '.join(str(error).split())}") from error
-    try:
-        base = train_config(parser.read(args).as_dict()["train"])
+        base = shared_config(flags)
     except ConfigError as error:
-        raise ConfigError(f"train.{error}") from error
+        raise ConfigError(f"{source}: {error}") from error
+    base = shared_config([*flags, *given])
     if options.trials is not None:
         if options.trials < 1:
             raise ConfigError(f"--trials: `trials >= 1` must hold, but got {options.trials}.")
@@ -99,6 +97,15 @@ def new_study(options: Any, args: Sequence[str] | None) -> tuple[SearchConfig, T
             raise ConfigError(f"--gpus-per-trial: {error}") from error
         search = dataclasses.replace(search, resources=resources)
     return search, base, source
+
+
+def shared_config(words: Sequence[str]) -> TrainConfig:
+    """The configuration under --train."""
+    values = build_parser().read(words).as_dict()["train"]
+    try:
+        return train_config(values)
+    except ConfigError as error:
+        raise ConfigError(f"train.{error}") from error
 
 
 def refuse_changes(options: Any) -> None:
@@ -115,9 +122,7 @@ def refuse_changes(options: Any) -> None:
 
 def read_study(folder: Path) -> tuple[SearchConfig, TrainConfig]:
     search = read_space(folder / "space.yaml")
-    parser = build_parser()
-    base = train_config(parser.read([f"--train={folder / 'config.yaml'}"]).as_dict()["train"])
-    return search, base
+    return search, shared_config([f"--train={folder / 'config.yaml'}"])
 
 
 def enough(resources: Resources, address: str | None) -> None:

@@ -39,9 +39,9 @@ class DataConfig:
     """Mirror training images at random."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Range of the random zoom of training images; below 1 pads, above 1 cuts."""
-    batch_labelled: int = 8
+    batch_labelled: int = 4
     """Labelled images a step, on each worker."""
-    batch_unlabelled: int = 8
+    batch_unlabelled: int = 4
     """Unlabelled images a step, on each worker; as many mixed ones come of them."""
     loader_workers: int = 0
     """Loader processes for each of labelled and unlabelled images, on each worker; 0 loads in the training process."""
@@ -106,21 +106,21 @@ def load_data(config: DataConfig) -> Data:
 def load_folder(root: Path, config: DataConfig) -> Data:
     classes = folder.read_classes(root)
     pool = folder.load_labelled(root, config.ignore_value)
+    missing = [part for part in ("val", "test") if not (root / part).is_dir()]
+    if missing and len(pool.names) < 2 + len(missing):
+        folders = " and ".join(f"{part}/" for part in missing)
+        rule = f"must label {2 + len(missing)} images or more where {folders} is missing"
+        raise DataError(f"{root / 'labels'}: {rule}, not {len(pool.names)}.")
     parts: dict[str, FileSamples] = {}
     for seed, part in enumerate(("val", "test")):
         given = folder.load_part(root, part, config.ignore_value)
         if given is None:
-            count = len(pool.names)
-            if count < 3:
-                raise DataError(
-                    f"{root / 'labels'}: must label 3 images or more where {part}/ is missing, not {count}."
-                )
-            amount = max(1, round(config.holdout * count))
-            held, kept = splits.choose(count, amount, config.split_seed + seed)
+            amount = max(1, round(config.holdout * len(pool.names)))
+            held, kept = splits.choose(len(pool.names), amount, config.split_seed + seed)
             given, pool = pool.subset(held), pool.subset(kept)
         parts[part] = given
     labelled, rest = split_labelled(pool, config, len(pool.names))
-    extra, unused = folder.load_unlabelled(root), pool.without_labels().subset(rest)
+    extra, unused = folder.load_unlabelled(root), pool.subset(rest)
     pairs = sorted(zip([*unused.names, *extra.names], [*unused.image_paths, *extra.image_paths], strict=True))
     unlabelled = FileSamples([name for name, _ in pairs], [path for _, path in pairs], None)
     return Data(classes, folder.palette(len(classes)), pool.subset(labelled), unlabelled, parts["val"], parts["test"])

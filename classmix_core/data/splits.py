@@ -1,12 +1,15 @@
 """Which images are labelled: by number or share with a seed, or by a list of names."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from classmix_core.errors import DataError, require
+
+PAIR = re.compile(r"(.+\.(?:jpe?g|png|webp))\s+.+\.png", re.IGNORECASE)  # a name may hold spaces
 
 
 def choose(count: int, amount: int, seed: int) -> tuple[list[int], list[int]]:
@@ -38,7 +41,9 @@ def read_names(path: Path) -> list[str]:
         InvalidValue: there is no such file, or it names nothing.
     """
     require(path.is_file(), "split_file", "split_file is an existing file", str(path))
-    names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    pairs = [PAIR.fullmatch(line) for line in lines]
+    names = [pair[1] if pair else line for pair, line in zip(pairs, lines, strict=True)]
     require(bool(names), "split_file", "split_file names at least one image", str(path))
     return names
 
