@@ -15,7 +15,7 @@ class OptimConfig:
 
     name: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum (the paper) or AdamW."""
-    lr: float = 0.05
+    lr: float = 0.1
     """Learning rate at the start, above 0. Scale it with the batch size."""
     head_lr_scale: float = 1.0
     """Factor of the learning rate of the last layers, above 0; 10 is usual over a pretrained encoder."""
@@ -27,6 +27,7 @@ class OptimConfig:
     """Exponent of the schedule: lr * (1 - step / steps) ** power; 0 keeps the rate constant."""
 
     def __post_init__(self) -> None:
+        require(self.name in ("sgd", "adamw"), "name", "name in (sgd, adamw)", self.name)
         require(self.lr > 0, "lr", "lr > 0", self.lr)
         require(self.head_lr_scale > 0, "head_lr_scale", "head_lr_scale > 0", self.head_lr_scale)
         require(0 <= self.momentum < 1, "momentum", "0 <= momentum < 1", self.momentum)

@@ -28,9 +28,9 @@ class ModelConfig:
     """unet (small, for CPUs), one of torchvision's (deeplabv3_resnet50, fcn_resnet50, lraspp_mobilenet_v3_large, ...),
     or smp/DECODER/ENCODER of segmentation_models_pytorch (the extra `smp`), such as smp/DeepLabV3Plus/resnet50."""
     width: int = 16
-    """unet: channels at full resolution, a multiple of 4."""
+    """unet: channels at half resolution, a multiple of 4."""
     depth: int = 3
-    """unet: how often the resolution is halved, at least 1."""
+    """unet: how often half resolution is halved again, at least 1."""
     norm: Literal["batch", "group"] = "batch"
     """unet: batch norm, or group norm, which does not see the rest of the batch."""
 

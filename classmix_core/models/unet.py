@@ -6,39 +6,47 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Norm = Literal["batch", "group"]
 
-def block(inputs: int, outputs: int, norm: Literal["batch", "group"]) -> nn.Sequential:
-    """Two 3 x 3 convolutions with norm and ReLU."""
-    layers: list[nn.Module] = []
-    for channels in (inputs, outputs):
-        layers.append(nn.Conv2d(channels, outputs, 3, padding=1, bias=False))
-        layers.append(nn.BatchNorm2d(outputs) if norm == "batch" else nn.GroupNorm(4, outputs))
-        layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
+
+def layer(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
+    """A 3 x 3 convolution with norm and ReLU."""
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    return nn.Sequential(
+        convolution, nn.BatchNorm2d(outputs) if norm == "batch" else nn.GroupNorm(4, outputs), nn.ReLU(inplace=True)
+    )
 
 
 class UNet(nn.Module):
-    """Encoder and decoder over `depth` halvings, any input size.
+    """Encoder and decoder, any input size.
+
+    Squares of 2 x 2 pixels enter as 12 channels and logits are resized at the end: all layers work at half the
+    resolution or below, at a quarter of the cost.
 
     Args:
         num_classes: K.
-        width: channels at full resolution, a multiple of 4; doubled at each halving up to four times as many.
-        depth: halvings.
+        width: channels at half resolution, a multiple of 4; doubled at each halving up to four times as many.
+        depth: halvings below that.
         norm: batch, or group for a network whose outputs do not depend on the rest of the batch.
     """
 
-    def __init__(self, num_classes: int, width: int, depth: int, norm: Literal["batch", "group"]) -> None:
+    def __init__(self, num_classes: int, width: int, depth: int, norm: Norm) -> None:
         super().__init__()
         widths = [width * min(2**level, 4) for level in range(depth + 1)]
         self.down = nn.ModuleList(
-            block(inputs, outputs, norm) for inputs, outputs in zip([3, *widths], widths, strict=False)
+            nn.Sequential(layer(inputs, outputs, norm), layer(outputs, outputs, norm))
+            for inputs, outputs in zip([12, *widths], widths, strict=False)
         )
         self.up = nn.ModuleList(
-            block(widths[level] + widths[level + 1], widths[level], norm) for level in reversed(range(depth))
+            layer(widths[level] + widths[level + 1], widths[level], norm) for level in reversed(range(depth))
         )
         self.head = nn.Conv2d(width, num_classes, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        padded = F.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
+        # channels_last convolves 1.4 times as fast on CPUs
+        x = F.pixel_unshuffle(padded, 2).contiguous(memory_format=torch.channels_last)
         skips: list[Tensor] = []
         for level, stage in enumerate(self.down):
             x = stage(F.max_pool2d(x, 2, ceil_mode=True) if level else x)
@@ -46,6 +54,7 @@ class UNet(nn.Module):
         skips.pop()
         for stage in self.up:
             skip = skips.pop()
-            x = F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=True)
-            x = stage(torch.cat((x, skip), 1))
-        return self.head(x)
+            x = stage(torch.cat((F.interpolate(x, skip.shape[-2:]), skip), 1))
+        logits = self.head(x).contiguous()  # the losses read the usual layout faster
+        logits = F.interpolate(logits, padded.shape[-2:], mode="bilinear", align_corners=True)
+        return logits[..., :height, :width]
