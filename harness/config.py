@@ -47,7 +47,7 @@ class TrainConfig:
 
     seed: int = 0
     """Seed of weights, sampling and augmentation, at least 0."""
-    steps: int = 300
+    steps: int = 500
     """Optimiser steps."""
     eval_every: int = 50
     """Steps between evaluations on val; the last step is evaluated always."""

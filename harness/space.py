@@ -3,11 +3,11 @@
 metric: val/miou            mode: max
 trials: 16                  seed: 0
 sampler: tpe                # or random
-early_stopping: {grace_steps: 50, reduction_factor: 3}     # or null
+early_stopping: {grace_steps: 100, reduction_factor: 2}     # or null
 resources: {cpus: 1, gpus: 0}                              # of each trial; gpus may be a fraction
-train: {steps: 300}                                        # TrainConfig that all trials share
+train: {steps: 500}                                        # TrainConfig that all trials share
 start:                                                     # tried first
-  - {ssl.tau: 0.968, optim.lr: 0.05}
+  - {ssl.tau: 0.968, optim.lr: 0.1}
 space:
   ssl.tau: {low: 0.5, high: 0.99}                          # scale: linear, log or log_complement
   optim.lr: {low: 0.005, high: 0.2, scale: log}
@@ -46,9 +46,9 @@ NUMBER = "trial"
 class EarlyStopping:
     """Tune's ASHA: at growing numbers of steps, only the best share of the trials goes on."""
 
-    grace_steps: int = 50
+    grace_steps: int = 100
     """Steps that every trial gets."""
-    reduction_factor: int = 3
+    reduction_factor: int = 2
     """One in so many goes on at each rung, and the next rung is so many times further, at least 2."""
 
     def __post_init__(self) -> None:
