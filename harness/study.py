@@ -20,7 +20,7 @@ from harness.searcher import BudgetAwareSearch, build_searcher, export_study, fi
 from harness.space import Parameter, SearchConfig, bounds, parameters
 from harness.tracking import TRIAL, Run, children
 from harness.trial import Study, reason, run_trial
-from harness.watcher import Follower, Outcome, Watcher, short
+from harness.watcher import Follower, Outcome, Watcher, leaf, short
 
 TUNE_FOLDER = "tune"
 
@@ -159,7 +159,7 @@ def conclude(
 
 def show_trials(search: SearchConfig, outcomes: Sequence[Outcome], best: Outcome | None) -> None:
     table = Table(title="trials")
-    for name in ("trial", *search.space, search.metric, "steps", "", "time"):
+    for name in ("trial", *(leaf(key) for key in search.space), search.metric, "steps", "", "time"):
         table.add_column(name, justify="right")
     sign = -1 if search.mode == "max" else 1
     ranked = sorted(outcomes, key=lambda one: (one.state != "complete", sign * (one.metric or -sign * math.inf)))

@@ -167,8 +167,13 @@ class Watcher:
 
 
 def describe(outcome: Outcome) -> str:
-    values = "  ".join(f"{key.split('.')[-1]} {short(value)}" for key, value in outcome.values.items())
+    values = "  ".join(f"{leaf(key)} {short(value)}" for key, value in outcome.values.items())
     return f"trial {outcome.number:3d}  {outcome.state:8s}  step {outcome.step:5d}  {share(outcome.metric)}  {values}"
+
+
+def leaf(key: str) -> str:
+    """The last part of a dotted key."""
+    return key.rsplit(".", 1)[-1]
 
 
 def short(value: Any) -> str:
