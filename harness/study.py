@@ -192,5 +192,6 @@ def show_best(search: SearchConfig, study: Study, best: Outcome, best_file: Path
     flat = flatten(override(study.base, best.values))
     found = ", ".join(f"{key} {short(flat[key])}" for key in search.space)
     out.print(f"[bold]best: {search.metric} {share(best.metric)}[/] (trial {best.number}) with {found}")
+    out.print(f"its IoU on val: {', '.join(f'{name} {share(iou)}' for name, iou in best.class_iou.items())}")
     out.print(f"train with it:  python -m harness.train --config {runs.shown(best_file)}")
     out.print("look at it all: python -m harness.ui")

@@ -34,6 +34,8 @@ class Outcome:
     """running, complete, stopped (early) or failed."""
     started: float = field(default_factory=time.time)
     seconds: float = 0.0
+    class_iou: dict[str, float] = field(default_factory=dict)
+    """By class name, on val."""
 
 
 class Watcher:
@@ -88,6 +90,9 @@ class Watcher:
     def note(self, outcome: Outcome, result: dict[str, Any]) -> None:
         outcome.step, outcome.metric = int(result["step"]), float(result[self.search.metric])
         outcome.seconds = float(result.get("time_total_s", 0.0))
+        outcome.class_iou = {
+            key.removeprefix("val/iou/"): value for key, value in result.items() if key.startswith("val/iou/")
+        }
 
     def end(self, outcome: Outcome, failed: bool) -> None:
         complete = outcome.step >= self.study.steps(outcome.values)

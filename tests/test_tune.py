@@ -80,7 +80,16 @@ def test_a_search_ends_with_a_table_a_best_config_and_true_mlflow_states(tmp_pat
     result = run("harness.tune", "--space=space.yaml", "--name=s", *TINY_TRAIN, cwd=tmp_path)
     assert result.code == 0, result
     assert result.err == ""
-    for word in ("6 trials", "ASHA", "at a time", "6/6 done", "left", "best: val/miou", "harness.ui"):
+    for word in (
+        "6 trials",
+        "ASHA",
+        "at a time",
+        "6/6 done",
+        "left",
+        "best: val/miou",
+        "its IoU on val: sky",
+        "harness.ui",
+    ):
         assert word in result.out, word
     assert "python -m harness.train --config runs/s/best.yaml" in result.out
 
