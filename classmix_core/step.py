@@ -41,7 +41,7 @@ class ClassMixConfig:
     jitter_probability: float = 0.8
     """Probability of the colour jitter, per image."""
     blur: float = 1.15
-    """Largest sigma of the blur on mixed images, in pixels; 0 turns it off."""
+    """Largest sigma of the blur on mixed images, 0.15..3 pixels; 0 turns it off."""
     blur_probability: float = 0.5
     """Probability of the blur, per image."""
 
@@ -53,7 +53,8 @@ class ClassMixConfig:
         require(0 < self.ramp_fraction <= 1, "ramp_fraction", "0 < ramp_fraction <= 1", self.ramp_fraction)
         require(self.unlabelled_weight >= 0, "unlabelled_weight", "unlabelled_weight >= 0", self.unlabelled_weight)
         require(0 <= self.jitter <= 0.5, "jitter", "0 <= jitter <= 0.5", self.jitter)
-        require(self.blur == 0 or self.blur >= 0.15, "blur", "blur == 0 or blur >= 0.15", self.blur)
+        rule = "blur == 0 or 0.15 <= blur <= 3"
+        require(self.blur == 0 or 0.15 <= self.blur <= 3, "blur", rule, self.blur)
         for name in ("jitter_probability", "blur_probability"):
             value = getattr(self, name)
             require(0 <= value <= 1, name, f"0 <= {name} <= 1", value)
@@ -132,10 +133,11 @@ def mix_unlabelled(
     mask_UHW = sample_mask(config.mix, label_UHW, num_classes, generator)
     target_UCHW = image_UCHW.roll(-1, 0)
     mixed_UCHW = paste(image_UCHW, target_UCHW, mask_UHW)
-    if config.jitter:
-        mixed_UCHW = color_jitter(mixed_UCHW, config.jitter, config.jitter_probability, generator)
-    if config.blur:
-        mixed_UCHW = gaussian_blur(mixed_UCHW, config.blur, config.blur_probability, generator)
+    with torch.autocast(image_UCHW.device.type, enabled=False):  # images stay float32 under bf16
+        if config.jitter:
+            mixed_UCHW = color_jitter(mixed_UCHW, config.jitter, config.jitter_probability, generator)
+        if config.blur:
+            mixed_UCHW = gaussian_blur(mixed_UCHW, config.blur, config.blur_probability, generator)
     return Mixed(
         image_UCHW,
         target_UCHW,

@@ -46,9 +46,12 @@ def save(
         torch.save(shared(), part / "state.pt")
     barrier()
     if rank == 0:
-        if final.exists():  # left by a run that was killed after this step and resumed from an earlier one
-            shutil.rmtree(final)
-        part.rename(final)
+        if final.exists():  # the same step again, so nothing in it may be missing at any moment
+            for path in sorted(part.iterdir()):
+                os.replace(path, final / path.name)
+            part.rmdir()
+        else:
+            part.rename(final)
         for old in parent.iterdir():
             if old != final:
                 shutil.rmtree(old)

@@ -43,7 +43,7 @@ def connected(address: str | None, verbose: bool, **options: Any) -> Iterator[No
             runtime_env={"env_vars": RAY_ENVIRONMENT},
             **local,
         )
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, ValueError) as error:
         if address is None:
             raise
         reason = str(error).splitlines()[0]
@@ -56,9 +56,10 @@ def connected(address: str | None, verbose: bool, **options: Any) -> Iterator[No
         ray.shutdown()
 
 
-def cluster_gpus(address: str) -> int:
+def cluster_resources(address: str) -> dict[str, float]:
+    """What a cluster has, such as CPU and GPU."""
     with connected(address, verbose=False):
-        return int(ray.cluster_resources().get("GPU", 0))
+        return ray.cluster_resources()
 
 
 @ray.remote(num_cpus=0)
@@ -93,10 +94,9 @@ def work(settings: dict[str, Any]) -> None:
     session = TrainSession(board)
     try:
         result = train(job, session)
-    except TrainingError as error:
-        if session.rank == 0:
-            ray.get(board.end.remote(None, str(error)))
-        raise
+    except TrainingError as error:  # the same again if it were tried again: no failure to Ray
+        ray.get(board.end.remote(None, str(error)))
+        return
     if session.rank == 0:
         ray.get(board.end.remote(result, None))
 
@@ -134,12 +134,9 @@ def train_on_workers(
                 trainer.fit()
             except SystemExit as stop:  # how Ray Train passes a Ctrl-C on
                 raise KeyboardInterrupt from stop
-            except ray.train.TrainingFailedError as error:
-                _, reason = ray.get(board.outcome.remote())
-                if reason is not None:
-                    raise TrainingError(reason) from error
-                raise
-        result, _ = ray.get(board.outcome.remote())
+        result, reason = ray.get(board.outcome.remote())
+        if reason is not None:
+            raise TrainingError(reason)
         assert result is not None
         return result
 

@@ -99,7 +99,7 @@ class Parser(jsonargparse.ArgumentParser):
         """
         try:
             return self.parse_args(args)
-        except (argparse.ArgumentError, yaml.YAMLError) as error:
+        except (argparse.ArgumentError, yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
             line = " ".join(str(error).split())
             line = re.sub(
                 r"Does not validate .*Subtypes: (\[.*?\]) Errors: .*Given value: ",
@@ -130,6 +130,8 @@ def from_mapping(config_class: type[T], values: Mapping[str, Any], prefix: str =
     Raises:
         ConfigError: a value breaks a rule; the message starts with the key's full path.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.')}: must be a mapping of keys to values, but got {values!r}.")
     arguments = {}
     for item in dataclasses.fields(config_class):  # type: ignore[arg-type]
         if item.name not in values:
@@ -180,8 +182,18 @@ def add_train_config(parser: Parser) -> None:
 
 
 def train_config(values: Mapping[str, Any]) -> TrainConfig:
-    """The TrainConfig among the values of a parsed command line. Raises ConfigError."""
-    return from_mapping(TrainConfig, values)
+    """The TrainConfig among the values of a parsed command line, its paths absolute: workers may run elsewhere.
+
+    Raises:
+        ConfigError: see `from_mapping`.
+    """
+    config = from_mapping(TrainConfig, values)
+    root, split_file = absolute(config.data.root), absolute(config.data.split_file)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root, split_file=split_file))
+
+
+def absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
 
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:

@@ -101,7 +101,7 @@ class TrainingDisplay:
         )
         self.task: TaskID = self.bar.add_task("train", total=steps, text="")
         self.shown_miou: tuple[int, float] | None = None
-        self.start, self.first_step = time.monotonic(), 0
+        self.start, self.first_step = time.monotonic(), -1
         self.loss: float | None = None
         self.lambda_: float | None = None
 
@@ -113,6 +113,8 @@ class TrainingDisplay:
         self.bar.stop()
 
     def show(self, progress: Progress) -> None:
+        if self.first_step < 0:  # a resumed run starts in the middle
+            self.start, self.first_step = time.monotonic(), progress.step
         self.loss = self.loss if progress.loss is None else progress.loss
         self.lambda_ = self.lambda_ if progress.lambda_ is None else progress.lambda_
         val, best = share(progress.val_miou), share(progress.best)

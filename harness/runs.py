@@ -8,7 +8,6 @@ STORAGE/NAME/splits/*.txt    the names of the images of each role
 import json
 import os
 import shlex
-import sys
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -114,13 +113,11 @@ def shown(path: Path) -> str:
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
-def command(module: str, folder: Path, storage: str, *words: str) -> str:
-    """A command line on a run's folder, as the user can paste it."""
-    storage_words = [] if storage == "runs" else [f"--storage-path={shlex.quote(storage)}"]
-    return " ".join([f"python -m {module}", *words, f"--name={shlex.quote(folder.name)}", *storage_words])
-
-
-def typed() -> str:
-    """The command line that started this process."""
-    module = Path(sys.argv[0]).stem
-    return " ".join([f"python -m harness.{module}", *map(shlex.quote, sys.argv[1:])])
+def resume_command(module: str, folder: Path, storage: str, address: str | None) -> str:
+    """The command that goes on with a run, as the user can paste it."""
+    words = [f"python -m {module} --resume --name={shlex.quote(folder.name)}"]
+    if storage != "runs":
+        words.append(f"--storage-path={shlex.quote(storage)}")
+    if address:
+        words.append(f"--address={shlex.quote(address)}")
+    return " ".join(words)

@@ -33,8 +33,7 @@ class BudgetAwareSearch(OptunaSearch):
         return None if drawn is None else {**drawn, NUMBER: self._ot_trials[trial_id].number}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if result[self.metric] == result[self.metric]:  # NaN would be refused
-            super().on_trial_result(trial_id, result)
+        """Nothing: Ray decides what is stopped, and Optuna is told the last value at the end."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id in self._completed_trials or trial_id not in self._ot_trials:
@@ -45,7 +44,7 @@ class BudgetAwareSearch(OptunaSearch):
         trial = self._ot_trials[trial_id]
         if error or result is None or value is None or value != value:
             study.tell(trial, state=TrialState.FAIL)
-        elif result["step"] < self.steps:
+        elif result["step"] < int(trial.params.get("steps", self.steps)):
             trial.report(value, result["step"])
             study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -89,6 +88,8 @@ def export_study(path: Path, name: str, mode: str, trials: Sequence[FrozenTrial]
 
 def figures(study: optuna.Study) -> dict[str, Any]:
     """optuna.visualization's plots of a study, as plotly figures by name."""
+    if not any(trial.state == TrialState.COMPLETE for trial in study.trials):
+        return {}
     visualization = optuna.visualization
     plots = {
         "history": visualization.plot_optimization_history(study),

@@ -140,7 +140,6 @@ def search_config(values: Mapping[str, Any]) -> SearchConfig:
         settings = stopping if isinstance(stopping, dict) else dataclasses.asdict(stopping)
         stopping = from_mapping(EarlyStopping, settings, "early_stopping.")
     start = [dict(point) for point in chosen.pop("start", [])]
-    chosen["resources"] = dict(chosen["resources"])
     config = from_mapping(SearchConfig, chosen)
     return dataclasses.replace(config, early_stopping=stopping, start=start)
 
@@ -158,6 +157,8 @@ def parameters(search: SearchConfig, base: TrainConfig, source: Path) -> list[Pa
         where = f"{source}: space.{key}"
         if key not in known:
             raise ConfigError(f"{where}: must be a key of TrainConfig, such as ssl.tau, but got {key!r}.")
+        if key in ("gpus", "workers"):
+            raise ConfigError(f"{where}: what a trial runs on is set by resources, but got {key!r} as an axis.")
         parameter = read_parameter(key, spec, known[key], where)
         for value in bounds(spec):
             check_value(base, key, value, where)
@@ -177,6 +178,8 @@ def read_parameter(key: str, spec: Any, default: Any, where: str) -> Parameter:
         values = spec["values"]
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{where}.values: must be a list of at least one value, but got {values!r}.")
+        if not all(value is None or isinstance(value, str | int | float) for value in values):
+            raise ConfigError(f"{where}.values: must be plain values, no lists or mappings, but got {values!r}.")
         return Parameter(key, key, CategoricalDistribution(values))
     if not {"low", "high"} <= names <= {"low", "high", "scale"}:
         raise ConfigError(f"{where}: must be {{low, high, scale}} or {{values}}, but got {spec!r}.")
@@ -194,7 +197,7 @@ def read_parameter(key: str, spec: Any, default: Any, where: str) -> Parameter:
         raise ConfigError(f"{where}.high: `high < 1` must hold for scale: log_complement, but got {high}.")
     if scale == "log_complement":
         return Parameter(key, COMPLEMENT + key, FloatDistribution(1 - high, 1 - low, log=True))
-    if isinstance(default, int) and not isinstance(default, bool):
+    if isinstance(low, int) and isinstance(high, int) and not isinstance(default, float):
         return Parameter(key, key, IntDistribution(low, high, log=scale == "log"))
     return Parameter(key, key, FloatDistribution(low, high, log=scale == "log"))
 

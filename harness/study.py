@@ -14,7 +14,7 @@ from rich.table import Table
 from harness import console, runs
 from harness.cluster import connected
 from harness.config import TrainConfig, flatten, override, to_yaml
-from harness.console import Refused, out, share
+from harness.console import out, share
 from harness.scheduler import build_scheduler
 from harness.searcher import BudgetAwareSearch, build_searcher, export_study, figures
 from harness.space import Parameter, SearchConfig, bounds, parameters
@@ -32,9 +32,9 @@ def run_study(
     axes = parameters(search, base, folder / "space.yaml")
     study = Study(base, axes, folder, record, search.resources.cpus, search.resources.gpus)
     parent = Run(record.tracking_uri, record.run_id)
-    parent.restart()
     status, watcher = "FAILED", Watcher(search, study)
     try:
+        parent.restart()
         with connected(options.address, options.verbose, num_cpus=max(os.cpu_count() or 1, search.resources.cpus)):
             announce(search, base, folder, options)
             with watcher:
@@ -60,14 +60,11 @@ def run_study(
 
 
 def announce(search: SearchConfig, base: TrainConfig, folder: Path, options: Any) -> None:
-    """Say what will run, and refuse a trial that fits nowhere."""
+    """Say what will run, and how many at a time."""
     there, each = ray.cluster_resources(), search.resources
     at_once = int(there.get("CPU", 0) // each.cpus)
     if each.gpus:
         at_once = min(at_once, int(there.get("GPU", 0) / each.gpus + 1e-9))
-    if at_once < 1:
-        have = f"{there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs"
-        raise Refused(f"resources: each trial asks for {each.cpus} cores and {each.gpus:g} GPUs, but there are {have}.")
     verb = "resuming" if options.resume else "searching"
     stopping = "ASHA" if search.early_stopping else "no early stopping"
     share_of = f"{each.cpus} core(s)" + (f" and {each.gpus:g} GPU" if each.gpus else "")

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,15 @@ class Run:
     def image(self, key: str, image: torch.Tensor, step: int) -> None:
         """A uint8 image (3, H, W) in the series `key`."""
         self.client.log_image(self.run_id, image.permute(1, 2, 0).numpy(), key=key, step=step)
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """End the run as KILLED or FAILED if the block is left by an error."""
+        try:
+            yield
+        except BaseException as error:
+            self.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
 
     def finish(self, status: str) -> None:
         """`status`: FINISHED, FAILED or KILLED."""

@@ -70,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> int:
         announce = f"training {runs.shown(folder)}"
     place = f"{gpus} GPU(s)" if gpus else f"CPU, {workers} worker(s)"
     console.out.print(f"[bold]{announce}[/]  {config.data.name}, {config.model.name}, {config.steps} steps, {place}")
-    resume = runs.command("harness.train", folder, options.storage_path, "--resume")
+    resume = runs.resume_command("harness.train", folder, options.storage_path, options.address)
     return run(config, folder, record, workers, gpus, options, resume)
 
 
@@ -81,14 +81,16 @@ def resources(config: TrainConfig, options: Any) -> tuple[int, int]:
         Refused: more GPUs than there are.
     """
     if options.address:
-        from harness.cluster import cluster_gpus
+        from harness.cluster import cluster_resources
 
-        there, where = cluster_gpus(options.address), f"the cluster at {options.address}"
+        there, where = int(cluster_resources(options.address).get("GPU", 0)), f"the cluster at {options.address}"
         if options.wait:
             there = max(there, config.gpus or 0)
     else:
         there, where = torch.cuda.device_count(), "this machine"
-    gpus = there if config.gpus is None and config.workers in (None, there) else (config.gpus or 0)
+    gpus = min(there, config.workers or there) if config.gpus is None else config.gpus
+    if config.gpus is None and there and config.workers and config.workers > there:
+        raise Refused(f"workers: {config.workers} asked for, but {where} has {there} GPU(s); add --gpus 0 for the CPU")
     if gpus > there:
         instead = f"--gpus {there}" if there else "--gpus 0 --workers 2"
         raise Refused(
@@ -138,10 +140,11 @@ def start_run(config: TrainConfig, folder: Path, tracking_uri: str | None) -> ru
     run = tracking.Run.create(uri, experiment, folder.name, tags)
     record = runs.Record("train", uri, experiment, run.run_id)
     record.write(folder)
-    run.params(flatten(config))
-    run.file(folder / "config.yaml")
-    for path in runs.write_splits(folder, load_data_once(config.data)):
-        run.file(path, "splits")
+    with run.failing():
+        run.params(flatten(config))
+        run.file(folder / "config.yaml")
+        for path in runs.write_splits(folder, load_data_once(config.data)):
+            run.file(path, "splits")
     return record
 
 
@@ -169,9 +172,9 @@ def run(
 
     job = Job(config, folder, record.tracking_uri, record.run_id)
     log = Run(record.tracking_uri, record.run_id)
-    log.restart()
     status = "FAILED"
     try:
+        log.restart()
         with console.TrainingDisplay(config.steps) as display:
             if workers == 1 and not options.address:
                 device = torch.device("cuda", 0) if gpus else torch.device("cpu")

@@ -8,8 +8,9 @@ Exit code: 0 done; 1 failed, 130 interrupted (both can be resumed); 2 refused in
 
 import dataclasses
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def main(args: Sequence[str] | None = None) -> int:
         record = start_study(search, base, folder, options.tracking_uri)
     from harness.study import run_study
 
-    resume = runs.command("harness.tune", folder, options.storage_path, "--resume")
+    resume = runs.resume_command("harness.tune", folder, options.storage_path, options.address)
     return run_study(search, base, folder, record, options, resume)
 
 
@@ -86,6 +87,10 @@ def new_study(options: Any, args: Sequence[str] | None) -> tuple[SearchConfig, T
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
     base = shared_config([*flags, *given])
+    for name in ("gpus", "workers"):
+        if getattr(base, name) is not None:
+            rule = "what a trial runs on is set by resources in the space file, or --gpus-per-trial"
+            raise Refused(f"train.{name}: {rule}, but got {getattr(base, name)!r}.")
     if options.trials is not None:
         if options.trials < 1:
             raise ConfigError(f"--trials: `trials >= 1` must hold, but got {options.trials}.")
@@ -126,10 +131,18 @@ def read_study(folder: Path) -> tuple[SearchConfig, TrainConfig]:
 
 
 def enough(resources: Resources, address: str | None) -> None:
-    """Refuse a trial that fits nowhere; a cluster is asked once Ray is up."""
-    there = torch.cuda.device_count()
-    if address is None and resources.gpus > there:
-        raise Refused(f"resources.gpus: {resources.gpus:g} asked for each trial, but this machine has {there} GPUs.")
+    """Refuse a trial that fits nowhere."""
+    if address is None:
+        there: Mapping[str, float] = {"GPU": torch.cuda.device_count(), "CPU": os.cpu_count() or 1}
+        where = "this machine"
+    else:
+        from harness.cluster import cluster_resources
+
+        there, where = cluster_resources(address), f"the cluster at {address}"
+    for name, asked, unit in (("gpus", resources.gpus, "GPU"), ("cpus", resources.cpus, "CPU")):
+        have = there.get(unit, 0)
+        if asked > have:
+            raise Refused(f"resources.{name}: {asked:g} asked for each trial, but {where} has {have:g} {unit}s.")
 
 
 def check_metric(metric: str, base: TrainConfig) -> None:
@@ -143,7 +156,6 @@ def check_metric(metric: str, base: TrainConfig) -> None:
 def start_study(search: SearchConfig, base: TrainConfig, folder: Path, tracking_uri: str | None) -> runs.Record:
     """Make the study's folder, its MLflow experiment and the parent run."""
     from harness import tracking
-    from harness.worker import load_data_once
 
     uri = tracking_uri or tracking.default_uri()
     experiment = open_experiment(uri, folder.name)
@@ -156,16 +168,24 @@ def start_study(search: SearchConfig, base: TrainConfig, folder: Path, tracking_
     run = tracking.Run.create(uri, experiment, folder.name, tags)
     record = runs.Record("tune", uri, experiment, run.run_id)
     record.write(folder)
+    with run.failing():
+        log_study(run, search, base, folder)
+    return record
+
+
+def log_study(run: Any, search: SearchConfig, base: TrainConfig, folder: Path) -> None:
+    """The study's parameters, files and splits."""
+    from harness.worker import load_data_once
+
     shown = {key: value for key, value in dataclasses.asdict(search).items() if key not in ("train", "space", "start")}
     space = {
         f"space.{key}": yaml.safe_dump(spec, default_flow_style=True).strip() for key, spec in search.space.items()
     }
     run.params(flatten(base) | {f"search.{key}": value for key, value in shown.items()} | space)
-    for path in (space_file, config_file):
-        run.file(path)
+    for name in ("space.yaml", "config.yaml"):
+        run.file(folder / name)
     for path in runs.write_splits(folder, load_data_once(base.data)):
         run.file(path, "splits")
-    return record
 
 
 if __name__ == "__main__":

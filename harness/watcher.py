@@ -46,6 +46,8 @@ class Watcher:
         self.outcomes: dict[str, Outcome] = {}
         self.interrupted = False
         self.listening = False
+        self.before = 0
+        """Trials that had ended when a search was resumed; the ETA counts from there."""
         self.start = time.monotonic()
         self.bar = Bar(
             TextColumn("[bold]search"),
@@ -67,6 +69,7 @@ class Watcher:
         signal.signal(signal.SIGTERM, self.on_interrupt)
         for trial in trials:
             self.adopt(trial)
+        self.before = self.count("complete", "stopped", "failed")
 
     def on_interrupt(self, signal_number: int, frame: FrameType | None) -> None:
         if not self.interrupted:
@@ -144,7 +147,8 @@ class Watcher:
             if outcome.state == "running"
         )
         taken = time.monotonic() - self.start
-        left = taken / (ended + running) * (self.search.trials - ended - running) if ended + running else None
+        done = ended + running - self.before
+        left = taken / done * (self.search.trials - ended - running) if done > 0 else None
         eta = "-" if left is None else f"{left:.0f} s"
         found = "-" if best is None else f"{share(best.metric)} (trial {best.number})"
         return f"{ended}/{self.search.trials} done, {self.count('stopped')} stopped early, left {eta}, best {found}"
@@ -209,6 +213,11 @@ class Follower(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if watching:
             watching.ended(trial, failed=False)
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        if watching:  # a resumed search whose trials had all ended takes no step
+            for trial in trials:
+                watching.adopt(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if watching:

@@ -1,7 +1,7 @@
 """The training loop, once, for a plain process, a Ray Train worker and a trial of a search."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -140,6 +140,8 @@ class Trainer:
 
     def save(self) -> None:
         self.average_buffers()
+        if self.run_log:
+            self.run_log.flush()  # a run that goes on from here does not log these steps again
         checkpoint.save(
             self.job.folder, self.next_step, self.shared_state, self.own_state(), self.session.rank, self.barrier
         )
@@ -156,7 +158,8 @@ class Trainer:
         self.teacher.load_state_dict(shared["teacher"])
         self.optimizer.load_state_dict(shared["optimizer"])
         self.schedule.load_state_dict(shared["schedule"])
-        if own is None:  # more workers than before: a stream of its own, no longer that of a straight run
+        if own is None or ("cuda" in own) != (self.device.type == "cuda"):
+            # more workers than before, or another device: a stream of its own, no longer that of a straight run
             self.generator.manual_seed(self.config.seed * 1_000_003 + self.session.rank + self.next_step)
             return
         self.generator.set_state(own["generator"])
@@ -247,8 +250,10 @@ class Trainer:
     def log_curve(self) -> None:
         if self.curve.count == 0:
             return
-        values = self.curve.read()
+        values = self.curve.read(self.session.mean)
         if values["train/loss"] != values["train/loss"] or abs(values["train/loss"]) == float("inf"):
+            if self.run_log:
+                self.run_log.flush()
             advice = "a lower optim.lr, or ssl.unlabelled_weight, may help"
             raise TrainingError(f"the loss is {values['train/loss']} at step {self.next_step}: {advice}.")
         values["train/lr"] = float(self.schedule.get_last_lr()[0])
@@ -293,7 +298,8 @@ class Trainer:
             self.save()
             raise
         self.metrics = self.named("val", self.matrix)
-        if self.metrics["val/miou"] > self.best["val/miou"]:
+        first = self.best["step"] < 0  # also where no pixel of val is labelled and mIoU is NaN
+        if first or self.metrics["val/miou"] > self.best["val/miou"]:
             self.best = {"step": float(self.next_step), "val/miou": self.metrics["val/miou"]}
             if self.run_log:
                 checkpoint.save_weights(self.job.folder / checkpoint.BEST, self.evaluated)
@@ -314,7 +320,7 @@ class Trainer:
     def log_panels(self) -> None:
         """The first unlabelled images mixed; the first of val with truth and prediction."""
         assert self.run_log
-        if self.config.ssl.unlabelled_weight and len(self.data.unlabelled.names) >= PANEL_ROWS:
+        if self.config.ssl.unlabelled_weight:
             mixed = self.mix_of_first()
             self.run_log.image("mix", mix_panel(mixed, self.data.palette, PANEL_ROWS), self.next_step)
         rows = self.data.val.subset(range(min(PANEL_ROWS, len(self.data.val.names))))
@@ -329,12 +335,13 @@ class Trainer:
         """A mix that leaves the training's random streams and the teacher's statistics as they are."""
         from copy import copy, deepcopy
 
+        rows = min(PANEL_ROWS, len(self.data.unlabelled.names))
         side = copy(self.classmix)
         side.teacher = deepcopy(self.teacher)
         side.generator = torch.Generator(self.device).manual_seed(self.config.seed)
         config = self.config.data
         samples = TrainingSet(self.data.unlabelled, labels=False, resize=config.resize, crop=config.crop, seed=0)
-        images, paddings = zip(*(samples[index, index] for index in range(PANEL_ROWS)), strict=True)
+        images, paddings = zip(*(samples[index, index] for index in range(rows)), strict=True)
         return side.mix(torch.stack(images).to(self.device), torch.stack(paddings).to(self.device))
 
     # -- the end ------------------------------------------------------------------------------------------------------
@@ -382,9 +389,9 @@ class Curve:
         self.sums += torch.stack(tuple(result))
         self.count += 1
 
-    def read(self) -> dict[str, float]:
-        """The means since the last reading; waits for the device."""
-        loss, labelled, unlabelled, lambda_ = (self.sums / self.count).tolist()
+    def read(self, mean_over_workers: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The means since the last reading, over all workers, so that all see a loss that is not finite."""
+        loss, labelled, unlabelled, lambda_ = mean_over_workers(self.sums / self.count).tolist()
         rate = self.count * self.images_per_step / (time.monotonic() - self.start)
         self.sums.zero_()
         self.count = 0

@@ -53,6 +53,15 @@ def test_a_save_that_is_cut_off_leaves_the_one_before(tmp_path: Path) -> None:
     assert checkpoint.load(newest, 0)[0]["step"] == 6
 
 
+def test_saving_a_step_again_never_leaves_it_incomplete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 3)
+    monkeypatch.setattr("shutil.rmtree", lambda path: pytest.fail(f"{path} was there and is gone"))
+    checkpoint.save(tmp_path, 3, lambda: {"step": 3, "again": True}, {"rank": 0}, 0, barrier=lambda: None)
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None
+    assert checkpoint.load(newest, 0)[0] == {"step": 3, "again": True}
+
+
 def test_an_empty_folder_has_none(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path) is None
 

@@ -118,6 +118,23 @@ def test_a_file_that_is_no_yaml_is_refused_with_the_file(tmp_path: Path) -> None
         parse(f"--config={file}")
 
 
+@pytest.mark.parametrize("text", ["optim: [1]", "ssl: 0.9", "data: 3"])
+def test_a_section_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=text.split(":")[0]):
+        parse(f"--config={file}")
+
+
+def test_paths_of_data_become_absolute() -> None:
+    assert parse("--data.name=folder", "--data.root=photos").data.root == str(Path.cwd() / "photos")
+
+
+def test_scenes_take_no_root() -> None:
+    with pytest.raises(ConfigError, match=r"data\.root.*scenes"):
+        parse("--data.root=photos")
+
+
 def test_workers_must_match_gpus() -> None:
     with pytest.raises(ConfigError, match="workers == gpus"):
         parse("--gpus=2", "--workers=3")

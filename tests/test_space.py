@@ -31,6 +31,7 @@ def test_the_shipped_space_covers_the_three_parameters_with_at_least_12_trials()
         (TAU, FloatDistribution(0.5, 0.9)),
         ("optim.lr: {low: 0.001, high: 1, scale: log}", FloatDistribution(0.001, 1, log=True)),
         ("steps: {low: 10, high: 20}", IntDistribution(10, 20)),
+        ("data.labelled: {low: 10, high: 40}", IntDistribution(10, 40)),
         ("ssl.mix: {values: [class, cut]}", CategoricalDistribution(["class", "cut"])),
     ],
 )
@@ -63,6 +64,9 @@ def test_log_complement_draws_one_minus_x_on_a_log_scale(tmp_path: Path) -> None
         ("optim.lr: {low: 0.1}", "", ("space.optim.lr", "{low, high, scale} or {values}")),
         ("optim.lr: {values: []}", "", ("space.optim.lr.values", "[]")),
         ("ssl.mix: {values: [class, puzzle]}", "", ("space.ssl.mix", "puzzle")),
+        ("data.crop: {values: [[8, 8]]}", "", ("space.data.crop.values", "plain values")),
+        ("workers: {low: 1, high: 2}", "", ("space.workers", "resources")),
+        (TAU, "resources: 2", ("resources", "mapping", "2")),
         ("ssl.temperature: {low: 0, high: 1}", "", ("space.ssl.temperature", "key of TrainConfig")),
         (TAU, "trials: 0", ("trials", "trials >= 1", "0")),
         (TAU, "trials: many", ("trials", "many")),

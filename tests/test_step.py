@@ -558,9 +558,7 @@ def train_on(rank: int, workers: int, sync_file: str, out: str) -> None:
         torch.distributed.all_reduce(value)
         return value / workers
 
-    step = make_step(
-        student, lr=0.1, tau=0.4, mix="none", weight="batch", mean_over_workers=mean_over_workers, **PLAIN
-    )
+    step = make_step(student, lr=0.1, tau=0.4, mix="none", weight="batch", mean_over_workers=mean_over_workers, **PLAIN)
     step.student = wrapped
     step.teacher = make_teacher(student)
     shares = []

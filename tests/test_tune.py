@@ -49,6 +49,8 @@ def search_runs(folder: Path) -> list[object]:
         ((f"--space={SPACE}", "--train.data.labelled=999"), ("data.labelled", "999")),
         ((f"--space={SPACE}", "--gpus-per-trial=1.5"), ("--gpus-per-trial", "1.5")),
         ((f"--space={SPACE}", "--gpus-per-trial=0.5"), ("resources.gpus", "0.5", "0 GPUs")),
+        ((f"--space={SPACE}", "--train.gpus=1"), ("train.gpus", "resources", "1")),
+        ((f"--space={SPACE}", "--address=nowhere"), ("--address", "nowhere")),
         (("--resume",), ("--resume", "runs")),
     ],
 )
@@ -157,6 +159,18 @@ def assert_whole_after_resume(folder: Path) -> None:
     assert [item.info.status for item in parents] == ["FINISHED"]
     finished = [item for item in runs if PARENT in item.data.tags and item.info.status == "FINISHED"]
     assert len(finished) == 6
+
+
+@pytest.mark.slow
+def test_a_search_killed_after_its_last_trial_gives_its_result_on_resume(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE_TEXT.replace("trials: 6", "trials: 2"))
+    first = run("harness.tune", "--space=space.yaml", "--name=s", *TINY_TRAIN, cwd=tmp_path)
+    assert first.code == 0, first
+    record = tmp_path / "runs/s/run.json"
+    record.write_text(record.read_text().replace("true", "false"))
+    again = run("harness.tune", "--resume", "--name=s", cwd=tmp_path)
+    assert again.code == 0, again
+    assert again.out.split("best: ")[1] == first.out.split("best: ")[1]
 
 
 @pytest.mark.slow

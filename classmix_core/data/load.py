@@ -49,6 +49,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.name != "scenes":
             require(self.root is not None, "root", f"root is set for name={self.name}", self.root)
+        else:
+            require(
+                self.root is None, "root", "root is set for name camvid or folder alone (name is scenes)", self.root
+            )
         if self.labelled is not None:
             valid = self.labelled >= 1 if isinstance(self.labelled, int) else 0 < self.labelled <= 1
             require(valid, "labelled", "labelled is a count >= 1 or a share in (0, 1]", self.labelled)

@@ -1,5 +1,6 @@
 """Endless, resumable batches for training; sharded batches for evaluation."""
 
+import signal
 from collections.abc import Iterator
 from itertools import islice
 
@@ -83,6 +84,11 @@ def random_crop(image: Tensor, label: Tensor, size: Size, rng: np.random.Generat
     return F.pad(image, padding), F.pad(label, padding, value=IGNORE)
 
 
+def ignore_interrupt(worker: int) -> None:
+    """A terminal sends Ctrl-C to the loader processes as well; the training process decides when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def training_batches(
     data: TrainingSet,
     batch: int,
@@ -103,6 +109,7 @@ def training_batches(
         num_workers=loader_workers,
         # fork is not safe beside Ray's and torch's threads
         multiprocessing_context="forkserver" if loader_workers else None,
+        worker_init_fn=ignore_interrupt if loader_workers else None,
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(seed),  # else the loader draws from the global generator
     )
