@@ -118,7 +118,7 @@ class TrainingDisplay:
         self.loss = self.loss if progress.loss is None else progress.loss
         self.lambda_ = self.lambda_ if progress.lambda_ is None else progress.lambda_
         val, best = share(progress.val_miou), share(progress.best)
-        text = f"loss {share(self.loss)}  lambda {share(self.lambda_)}  val mIoU {val}  best {best}"
+        text = f"loss {share(self.loss)} lambda {share(self.lambda_)} val mIoU {val} best {best}"
         self.bar.update(self.task, completed=progress.step, text=text)
         if progress.loss is None and not out.is_terminal and progress.val_miou is not None:
             taken = time.monotonic() - self.start

@@ -10,7 +10,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
@@ -52,7 +52,6 @@ class Watcher:
         self.bar = Bar(
             TextColumn("[bold]search"),
             BarColumn(bar_width=30),
-            MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[text]}"),
         )
