@@ -1,4 +1,4 @@
-"""Shared by the core's tests: a seeded generator, and miniature data sets as files."""
+"""Shared by tests: a seeded generator, an empty folder to run in, and miniature data sets as files."""
 
 from pathlib import Path
 
@@ -18,6 +18,15 @@ def cuda() -> torch.device:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     return torch.device("cuda")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that commands run in."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def random_image(seed: int, height: int, width: int) -> Tensor:

@@ -17,15 +17,6 @@ ALL_SCENES = str(scenes.COUNTS["train"])
 LONG = (*TINY[1:], "--steps=2000", "--checkpoint_every=5", "--name=long")
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that the command runs in."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def statuses(folder: Path) -> dict[str, str]:
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiments = [item.experiment_id for item in client.search_experiments()]

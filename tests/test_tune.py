@@ -25,14 +25,6 @@ space:
 """
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def search_runs(folder: Path) -> list[object]:
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     return list(client.search_runs([item.experiment_id for item in client.search_experiments()]))
