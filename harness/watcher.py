@@ -1,5 +1,6 @@
 """What the driver of a search sees and shows: trials, best so far, ETA, Ctrl-C."""
 
+import os
 import signal
 import time
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from harness.console import out, share
 from harness.space import NUMBER, SearchConfig, decode
 from harness.tracking import Run
 from harness.trial import Study
+
+SNAPSHOT_SECONDS = float(os.environ["TUNE_GLOBAL_CHECKPOINT_S"])
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Watcher:
     def __init__(self, search: SearchConfig, study: Study) -> None:
         self.search, self.study = search, study
         self.outcomes: dict[str, Outcome] = {}
-        self.interrupted = False
+        self.interrupted, self.interrupted_at = False, 0.0
         self.listening = False
         self.before = 0
         """Trials that had ended when a search was resumed; the ETA counts from there."""
@@ -59,11 +62,19 @@ class Watcher:
         self.live = Live(console=out, refresh_per_second=2) if out.is_terminal else None
 
     def listen(self, trials: list[Trial]) -> None:
-        """Called before each turn of Tune's loop; Tune has set its own handler by then, ours goes before it."""
+        """Called before each turn of Tune's loop; Tune has set its own handler by then, ours replaces it.
+
+        Tune's waits up to 5 s for trials that do not listen. Ours lets the loop turn until its next snapshot is
+        written, and leaves: the trials go on from their own checkpoints.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C or SIGTERM came in, and a snapshot has been written since.
+        """
+        if self.interrupted and time.monotonic() - self.interrupted_at > SNAPSHOT_SECONDS + 0.5:
+            raise KeyboardInterrupt
         if self.listening:
             return
         self.listening = True
-        self.tune_handler = signal.getsignal(signal.SIGINT)
         signal.signal(signal.SIGINT, self.on_interrupt)
         signal.signal(signal.SIGTERM, self.on_interrupt)
         for trial in trials:
@@ -71,11 +82,10 @@ class Watcher:
         self.before = self.count("complete", "stopped", "failed")
 
     def on_interrupt(self, signal_number: int, frame: FrameType | None) -> None:
-        if not self.interrupted:
-            console.err.print("stopping the trials")
-        self.interrupted = True
-        assert callable(self.tune_handler)
-        self.tune_handler(signal.SIGINT, frame)
+        if self.interrupted:
+            raise KeyboardInterrupt
+        console.err.print("stopping the trials")
+        self.interrupted, self.interrupted_at = True, time.monotonic()
 
     def adopt(self, trial: Trial) -> Outcome:
         """The outcome of a trial, new or from before an interruption."""
