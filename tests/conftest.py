@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.io import write_jpeg, write_png
 
+from tests.trees import build_cityscapes, build_voc
+
 
 @pytest.fixture
 def generator() -> torch.Generator:
@@ -67,6 +69,18 @@ def folder_root(tmp_path: Path) -> Path:
     for index in range(3):
         write_png(random_image(50 + index, 9, 14), str(tmp_path / f"unlabelled/extra{index}.png"))
     return tmp_path
+
+
+@pytest.fixture
+def cityscapes_root(tmp_path: Path) -> Path:
+    """8 training and 3 val images of 16 x 32 with labelIds, 2 of train_extra without."""
+    return build_cityscapes(tmp_path / "cityscapes")
+
+
+@pytest.fixture
+def voc_root(tmp_path: Path) -> Path:
+    """VOCdevkit/VOC2012 and SBD: trainaug has 9 images, 4 of them VOC's own, val 3; of two sizes."""
+    return build_voc(tmp_path / "voc")
 
 
 def add_part(root: Path, part: str, count: int) -> None:

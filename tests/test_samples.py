@@ -1,8 +1,6 @@
 """Images and labels from memory and from files, and what is said about files that cannot be used."""
 
 import re
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,28 +13,9 @@ from classmix_core.data.samples import ArraySamples, FileSamples, image_files, p
 from classmix_core.errors import DataError
 from classmix_core.mixing import IGNORE
 from tests.conftest import random_image, random_label
+from tests.trees import GREY, PALETTE, RGB, write_raw_png
 
 HEIGHT, WIDTH = 5, 7
-GREY, RGB, PALETTE = 0, 2, 3
-
-
-def write_raw_png(path: Path, pixels: np.ndarray, kind: int, bits: int) -> None:
-    """A PNG of any kind and depth, which torchvision does not write; `pixels` (H, W) or (H, W, C)."""
-    height, width = pixels.shape[:2]
-    if bits == 16:
-        rows = [row.astype(">u2").tobytes() for row in pixels]
-    elif bits == 8:
-        rows = [row.astype(np.uint8).tobytes() for row in pixels]
-    else:
-        rows = [np.packbits(row.astype(np.uint8) & 1).tobytes() for row in pixels]
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))]
-    if kind == PALETTE:
-        chunks.append((b"PLTE", bytes(range(30))))
-    chunks += [(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))), (b"IEND", b"")]
-    data = b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
-    )
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
 
 
 @pytest.fixture
@@ -96,6 +75,17 @@ def test_the_ignore_value_and_255_become_ignore_and_nothing_else_does(files: Fil
     write_png(raw, str(label_file(files, 0)))
     label = FileSamples(files.names, files.image_paths, files.label_paths, ignore_value).label(0)
     assert torch.equal(label, torch.where((raw == ignore_value) | (raw == IGNORE), IGNORE, raw)[0])
+
+
+def test_a_reader_of_ones_own_reads_the_labels_before_the_ignore_value_is_looked_for(files: FileSamples) -> None:
+    given = FileSamples(files.names, files.image_paths, files.label_paths, ignore_value=9, reader=plus_7)
+    raw = random_label(2, HEIGHT, WIDTH, 4)[0]
+    assert torch.equal(given.label(2), torch.where(raw == 2, IGNORE, raw + 7))
+    assert torch.equal(given.subset([2]).label(0), given.label(2))
+
+
+def plus_7(path: Path) -> Tensor:
+    return read_label(path) + 7
 
 
 # ---- subsets

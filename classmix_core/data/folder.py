@@ -53,10 +53,9 @@ def load_unlabelled(root: Path) -> FileSamples:
     return FileSamples([path.relative_to(root).as_posix() for path in paths], paths, None)
 
 
-def load_part(root: Path, part: str, ignore_value: int) -> FileSamples | None:
-    """val/ or test/, if it is there."""
-    folder = root / part
-    return pair_files(folder / "images", folder / "labels", root, ignore_value) if folder.is_dir() else None
+def load_part(root: Path, part: str, ignore_value: int) -> FileSamples:
+    """val/ or test/."""
+    return pair_files(root / part / "images", root / part / "labels", root, ignore_value)
 
 
 def palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:

@@ -1,72 +1,17 @@
 """From a configuration to the four sets of images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from classmix_core.data import camvid, folder, scenes, splits
+from classmix_core.data import camvid, cityscapes, folder, scenes, splits, voc
+from classmix_core.data.cache import CachedSamples, open_cache
+from classmix_core.data.config import DataConfig
 from classmix_core.data.samples import ArraySamples, FileSamples, Samples
+from classmix_core.data.split_pickle import read_permutation
 from classmix_core.errors import DataError, InvalidValue, require
-from classmix_core.mixing import IGNORE
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """The data set, how it is split, and what a batch holds."""
-
-    name: Literal["scenes", "camvid", "folder"] = "scenes"
-    """scenes: embedded, generated; camvid: SegNet's layout; folder: your own images."""
-    root: str | None = None
-    """Folder of the data set; scenes has none."""
-    labelled: int | float | None = None
-    """How many images keep their labels: a count, or a share below 1.0; the rest serve unlabelled. Unset: all that
-    have one (scenes: 8)."""
-    split_file: str | None = None
-    """Text file with the names of the labelled images, one a line (or UniMatch's "image mask" lines)."""
-    split_seed: int = 0
-    """Seed of the drawing of the labelled images and of the hold-out."""
-    holdout: float = 0.2
-    """folder: share of the labelled images that stands in for a missing val/, and again for a missing test/."""
-    ignore_value: int = IGNORE
-    """folder: label value that is ignored, besides 255."""
-    resize: tuple[int, int] | None = None
-    """Height and width that images are resized to on loading."""
-    crop: tuple[int, int] | None = None
-    """Height and width of the random training crop, after resizing."""
-    flip: bool = True
-    """Mirror training images at random."""
-    scale: tuple[float, float] = (1.0, 1.0)
-    """Range of the random zoom of training images; below 1 pads, above 1 cuts."""
-    batch_labelled: int = 4
-    """Labelled images a step, on each worker."""
-    batch_unlabelled: int = 4
-    """Unlabelled images a step, on each worker; as many mixed ones come of them."""
-    loader_workers: int = 0
-    """Loader processes for each of labelled and unlabelled images, on each worker; 0 loads in the training process."""
-
-    def __post_init__(self) -> None:
-        if self.name != "scenes":
-            require(self.root is not None, "root", f"root is set for name={self.name}", self.root)
-        else:
-            require(
-                self.root is None, "root", "root is set for name camvid or folder alone (name is scenes)", self.root
-            )
-        if self.labelled is not None:
-            valid = self.labelled >= 1 if isinstance(self.labelled, int) else 0 < self.labelled <= 1
-            require(valid, "labelled", "labelled is a count >= 1 or a share in (0, 1]", self.labelled)
-        require(0 < self.holdout < 0.5, "holdout", "0 < holdout < 0.5", self.holdout)
-        require(0 <= self.ignore_value <= 255, "ignore_value", "0 <= ignore_value <= 255", self.ignore_value)
-        for name in ("resize", "crop"):
-            size = getattr(self, name)
-            require(size is None or min(size) >= 8, name, f"{name} >= 8 pixels each way", size)
-        low, high = self.scale
-        require(0 < low <= high, "scale", "0 < low <= high", self.scale)
-        require(self.batch_labelled >= 1, "batch_labelled", "batch_labelled >= 1", self.batch_labelled)
-        rule = "batch_unlabelled >= 2 (one image is pasted onto another)"
-        require(self.batch_unlabelled >= 2, "batch_unlabelled", rule, self.batch_unlabelled)
-        require(self.loader_workers >= 0, "loader_workers", "loader_workers >= 0", self.loader_workers)
 
 
 @dataclass(frozen=True)
@@ -77,15 +22,24 @@ class Data:
     palette: tuple[tuple[int, int, int], ...]
     labelled: Samples
     unlabelled: Samples
-    val: Samples
-    test: Samples
+    val: Samples | None
+    """None: not asked for."""
+    test: Samples | None
 
     def roles(self) -> dict[str, Samples]:
-        return {"labelled": self.labelled, "unlabelled": self.unlabelled, "val": self.val, "test": self.test}
+        roles = {"labelled": self.labelled, "unlabelled": self.unlabelled, "val": self.val, "test": self.test}
+        return {role: samples for role, samples in roles.items() if samples is not None}
 
 
-def load_data(config: DataConfig) -> Data:
-    """List (scenes: draw) the images of the four roles; files are not opened yet.
+Role = Literal["val", "test"]
+EVALUATED: tuple[Role, ...] = ("val", "test")
+
+
+def load_data(config: DataConfig, roles: Sequence[Role] = EVALUATED) -> Data:
+    """List (scenes: draw) the images of the roles; files are not opened yet.
+
+    Args:
+        roles: which of val and test are wanted; the files of one that is not are never looked for.
 
     Raises:
         DataError: something is missing in the folder.
@@ -94,20 +48,44 @@ def load_data(config: DataConfig) -> Data:
     if config.name == "scenes":
         train = scenes.load_split("train")
         labelled, rest = split_labelled(train, config, scenes.LABELLED)
-        roles = train.subset(labelled), train.subset(rest), scenes.load_split("val"), scenes.load_split("test")
-        return Data(scenes.CLASSES, scenes.PALETTE, *roles)
+        drawn = [scenes.load_split(role) if role in roles else None for role in EVALUATED]
+        return Data(scenes.CLASSES, scenes.PALETTE, train.subset(labelled), train.subset(rest), *drawn)
     assert config.root is not None
-    root = Path(config.root)
-    if config.name == "camvid":
-        photos = camvid.load_split(root, "train")
-        labelled, rest = split_labelled(photos, config, len(photos.names))
-        unlabelled = photos.without_labels().subset(rest)
-        val, test = camvid.load_split(root, "val"), camvid.load_split(root, "test")
-        return Data(camvid.CLASSES, camvid.PALETTE, photos.subset(labelled), unlabelled, val, test)
-    return load_folder(root, config)
+    load = {"camvid": load_camvid, "cityscapes": load_cityscapes, "voc": load_voc, "folder": load_folder}[config.name]
+    data = load(Path(config.root), config, roles)
+    return data if config.cache == "none" else with_cache(data, config.cache, config)
 
 
-def load_folder(root: Path, config: DataConfig) -> Data:
+def load_camvid(root: Path, config: DataConfig, roles: Sequence[Role]) -> Data:
+    photos = camvid.load_split(root, "train")
+    labelled, rest = split_labelled(photos, config, len(photos.names))
+    unlabelled = photos.without_labels().subset(rest)
+    listed = [camvid.load_split(root, role) if role in roles else None for role in EVALUATED]
+    return Data(camvid.CLASSES, camvid.PALETTE, photos.subset(labelled), unlabelled, *listed)
+
+
+def load_cityscapes(root: Path, config: DataConfig, roles: Sequence[Role]) -> Data:
+    photos = cityscapes.load_split(root, "train")
+    held, labelled, rest = split_and_hold_out(photos, config)
+    unlabelled = photos.without_labels().subset(rest)
+    if config.extra_unlabelled:
+        unlabelled = merge(unlabelled, cityscapes.load_extra(root))
+    val = photos.subset(held) if "val" in roles else None
+    test = cityscapes.load_split(root, "val") if "test" in roles else None
+    return Data(cityscapes.CLASSES, cityscapes.PALETTE, photos.subset(labelled), unlabelled, val, test)
+
+
+def load_voc(root: Path, config: DataConfig, roles: Sequence[Role]) -> Data:
+    photos = voc.load_train(root)
+    order = voc.list_order(root, photos.names) if config.pickled else None
+    held, labelled, rest = split_and_hold_out(photos, config, order)
+    unlabelled = photos.without_labels().subset(rest)
+    val = photos.subset(held) if "val" in roles else None
+    test = voc.load_val(root) if "test" in roles else None
+    return Data(voc.CLASSES, voc.PALETTE, photos.subset(labelled), unlabelled, val, test)
+
+
+def load_folder(root: Path, config: DataConfig, roles: Sequence[Role]) -> Data:
     classes = folder.read_classes(root)
     pool = folder.load_labelled(root, config.ignore_value)
     missing = [part for part in ("val", "test") if not (root / part).is_dir()]
@@ -115,30 +93,85 @@ def load_folder(root: Path, config: DataConfig) -> Data:
         folders = " and ".join(f"{part}/" for part in missing)
         rule = f"must label {2 + len(missing)} images or more where {folders} is missing"
         raise DataError(f"{root / 'labels'}: {rule}, not {len(pool.names)}.")
-    parts: dict[str, FileSamples] = {}
-    for seed, part in enumerate(("val", "test")):
-        given = folder.load_part(root, part, config.ignore_value)
-        if given is None:
+    parts: dict[Role, FileSamples] = {}
+    for seed, part in enumerate(EVALUATED):
+        if part in missing:  # held out even if it is not wanted: what is learnt from must not depend on that
             amount = max(1, round(config.holdout * len(pool.names)))
             held, kept = splits.choose(len(pool.names), amount, config.split_seed + seed)
-            given, pool = pool.subset(held), pool.subset(kept)
-        parts[part] = given
+            parts[part], pool = pool.subset(held), pool.subset(kept)
+        elif part in roles:
+            parts[part] = folder.load_part(root, part, config.ignore_value)
     labelled, rest = split_labelled(pool, config, len(pool.names))
-    extra, unused = folder.load_unlabelled(root), pool.subset(rest)
-    pairs = sorted(zip([*unused.names, *extra.names], [*unused.image_paths, *extra.image_paths], strict=True))
-    unlabelled = FileSamples([name for name, _ in pairs], [path for _, path in pairs], None)
-    return Data(classes, folder.palette(len(classes)), pool.subset(labelled), unlabelled, parts["val"], parts["test"])
+    unlabelled = merge(pool.subset(rest), folder.load_unlabelled(root))
+    val, test = (parts[role] if role in roles else None for role in EVALUATED)
+    return Data(classes, folder.palette(len(classes)), pool.subset(labelled), unlabelled, val, test)
 
 
-def split_labelled(train: Samples, config: DataConfig, default: int) -> tuple[list[int], list[int]]:
-    """Numbers of the images that keep their labels, and of the others."""
+def merge(first: FileSamples, second: FileSamples) -> FileSamples:
+    """The images of both, sorted by name, without labels."""
+    names, paths = [*first.names, *second.names], [*first.image_paths, *second.image_paths]
+    pairs = sorted(zip(names, paths, strict=True))
+    return FileSamples([name for name, _ in pairs], [path for _, path in pairs], None)
+
+
+def split_labelled(
+    train: Samples, config: DataConfig, default: int, order: Sequence[int] | None = None
+) -> tuple[list[int], list[int]]:
+    """Numbers of the images that keep their labels, and of the others.
+
+    Args:
+        default: how many keep them where the configuration does not say.
+        order: for a pickle, the image of each number in it.
+    """
     count = len(train.names)
-    if config.split_file is not None:
-        path = Path(config.split_file)
-        labelled = splits.find_names(splits.read_names(path), train.names, path)
-        return labelled, sorted(set(range(count)) - set(labelled))
     wanted = default if config.labelled is None else config.labelled
-    return splits.choose(count, splits.resolve_amount(wanted, count, "labelled"), config.split_seed)
+    if config.split_file is None:
+        return splits.choose(count, splits.resolve_amount(wanted, count, "labelled"), config.split_seed)
+    path = Path(config.split_file)
+    if order is None:
+        labelled = splits.find_names(splits.read_names(path), train.names, path)
+    else:
+        splits.require_file(path)
+        first = read_permutation(path, count)[: splits.resolve_amount(wanted, count, "labelled")]
+        labelled = sorted(order[number] for number in first)
+    return labelled, sorted(set(range(count)) - set(labelled))
+
+
+def split_and_hold_out(
+    train: Samples, config: DataConfig, order: Sequence[int] | None = None
+) -> tuple[list[int], list[int], list[int]]:
+    """Numbers of the training images that are val, of those that keep their labels, and of the others.
+
+    val is drawn first, so that it does not depend on how many images are labelled; but a split file says which
+    images are labelled, and val is drawn from the others then.
+
+    Raises:
+        InvalidValue: a split file that names so many that too few are left for val.
+    """
+    count = len(train.names)
+    amount = max(1, round(config.holdout * count))
+    if config.split_file is None:
+        held, kept = splits.choose(count, amount, config.split_seed)
+        labelled, rest = split_labelled(train.subset(kept), config, len(kept))
+        return held, [kept[i] for i in labelled], [kept[i] for i in rest]
+    labelled, others = split_labelled(train, config, count, order)
+    rule = f"holdout leaves val at most the {len(others)} training images that split_file does not name"
+    require(amount <= len(others), "holdout", rule, config.holdout)
+    drawn, rest = splits.choose(len(others), amount, config.split_seed)
+    return [others[i] for i in drawn], labelled, [others[i] for i in rest]
+
+
+def with_cache(data: Data, kind: Literal["ram", "disk"], config: DataConfig) -> Data:
+    """The same, read through a cache. Labels of val and test stay as large as they are."""
+    folder = open_cache(kind, config.cache_dir)
+
+    def cached(samples: Samples | None, resize_labels: bool) -> CachedSamples:
+        assert isinstance(samples, FileSamples)
+        return CachedSamples(samples, folder, config.resize, resize_labels)
+
+    labelled, unlabelled = cached(data.labelled, True), cached(data.unlabelled, True)
+    val, test = (None if samples is None else cached(samples, False) for samples in (data.val, data.test))
+    return replace(data, labelled=labelled, unlabelled=unlabelled, val=val, test=test)
 
 
 def check_data(data: Data, config: DataConfig, unlabelled: bool) -> Iterator[tuple[int, int]]:

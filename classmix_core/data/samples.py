@@ -1,6 +1,6 @@
 """Images and labels by number, from memory or from files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -74,12 +74,14 @@ class FileSamples:
         image_paths: one a name.
         label_paths: one a name, or None: then no label is ever looked for.
         ignore_value: label value in the files that becomes IGNORE, besides IGNORE itself.
+        reader: reads a label file as uint8 (H, W); None: `read_label`. A function of a module, for loader processes.
     """
 
     names: Sequence[str]
     image_paths: Sequence[Path]
     label_paths: Sequence[Path] | None
     ignore_value: int = IGNORE
+    reader: Callable[[Path], Tensor] | None = None
 
     def image(self, index: int) -> Tensor:
         image = read(self.image_paths[index], ImageReadMode.RGB)
@@ -87,7 +89,7 @@ class FileSamples:
 
     def label(self, index: int) -> Tensor:
         assert self.label_paths is not None
-        label = read_label(self.label_paths[index])
+        label = (self.reader or read_label)(self.label_paths[index])
         return label.masked_fill_(label == self.ignore_value, IGNORE)
 
     def subset(self, indices: Sequence[int]) -> "FileSamples":
@@ -145,6 +147,17 @@ def read_label(path: Path) -> Tensor:
         found = f"{channels} channel(s) of {bits} bits"
         raise DataError(f"{path}: a label must be a PNG of 1 channel of 8 bits, grey or palette, but got {found}.")
     return label[0]
+
+
+def existing(path: Path, layout: str) -> Path:
+    """The path itself.
+
+    Raises:
+        DataError: it does not exist; `layout` says how the data set must lie.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: must exist; {layout}.")
+    return path
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -40,12 +40,17 @@ def read_names(path: Path) -> list[str]:
     Raises:
         InvalidValue: there is no such file, or it names nothing.
     """
-    require(path.is_file(), "split_file", "split_file is an existing file", str(path))
+    require_file(path)
     lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     pairs = [PAIR.fullmatch(line) for line in lines]
     names = [pair[1] if pair else line for pair, line in zip(pairs, lines, strict=True)]
     require(bool(names), "split_file", "split_file names at least one image", str(path))
     return names
+
+
+def require_file(path: Path) -> None:
+    """Raise InvalidValue unless the split file is there."""
+    require(path.is_file(), "split_file", "split_file is an existing file", str(path))
 
 
 def find_names(wanted: Sequence[str], names: Sequence[str], source: Path) -> list[int]:

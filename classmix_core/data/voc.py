@@ -1,0 +1,155 @@
+"""PASCAL VOC 2012 with the labels of SBD ("trainaug", 10 582 images), 20 classes and background.
+
+ROOT/VOCdevkit/VOC2012, or ROOT itself, holds JPEGImages, SegmentationClass and ImageSets/Segmentation/{train,val}.txt;
+it or ROOT also holds SegmentationClassAug (a PNG an image) or SBD's benchmark_RELEASE (dataset/cls/X.mat and
+dataset/{train,val}.txt). ImageSets/Segmentation/train_aug.txt is optional, see `list_order`.
+
+Everingham et al., "The PASCAL Visual Object Classes Challenge", 2010; Hariharan et al., "Semantic Contours from
+Inverse Detectors", 2011.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from classmix_core.data.mat import read_segmentation
+from classmix_core.data.samples import FileSamples, existing, read_label
+from classmix_core.errors import DataError
+
+CLASSES = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+
+LAYOUT = (
+    "VOC is JPEGImages, SegmentationClass and ImageSets/Segmentation in ROOT/VOCdevkit/VOC2012 or ROOT, "
+    "and there SegmentationClassAug/X.png or benchmark_RELEASE/dataset/{cls/X.mat,train.txt,val.txt}"
+)
+
+
+def colour(index: int) -> tuple[int, int, int]:
+    """VOC's colour of a label: the bits of the number, dealt to red, green and blue in turn from the highest bit on."""
+    channels = [0, 0, 0]
+    for bit in range(8):
+        channels[bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
+    return channels[0], channels[1], channels[2]
+
+
+PALETTE = tuple(colour(index) for index in range(len(CLASSES)))
+
+
+def load_train(root: Path) -> FileSamples:
+    """trainaug: VOC's train and all of SBD, without VOC's val. Images of VOC's train have VOC's own masks.
+
+    Names are relative to the folder VOC2012, such as JPEGImages/2007_000032.jpg. No mask is looked for yet.
+
+    Raises:
+        DataError: a folder or a list is missing.
+    """
+    folder = find_folder(root)
+    masks = added_masks(root, folder)
+    masks |= {image: official_mask(folder, image) for image in read_ids(folder, "train")}
+    for image in read_ids(folder, "val"):
+        masks.pop(image, None)
+    return make_samples(folder, masks)
+
+
+def load_val(root: Path) -> FileSamples:
+    """VOC's own val set.
+
+    Raises:
+        DataError: a folder or a list is missing.
+    """
+    folder = find_folder(root)
+    return make_samples(folder, {image: official_mask(folder, image) for image in read_ids(folder, "val")})
+
+
+def list_order(root: Path, names: Sequence[str]) -> list[int]:
+    """Which of the sorted names each line of the trainaug list is: what ClassMix's pickled permutation counts.
+
+    That code reads the lines of its own file train_aug.txt. Public copies of the list are in sorted order, VOC's and
+    SBD's images mixed, so that order is taken; a file ImageSets/Segmentation/train_aug.txt (an id a line, or
+    "/JPEGImages/ID.jpg ..." lines) overrules it.
+
+    Raises:
+        DataError: the file names other images than `names`.
+    """
+    path = find_folder(root) / "ImageSets" / "Segmentation" / "train_aug.txt"
+    if not path.is_file():
+        return list(range(len(names)))
+    number = {Path(name).stem: index for index, name in enumerate(names)}
+    lines = read_list(path)
+    if set(lines) != set(number) or len(lines) != len(number):
+        differ = len(set(lines) ^ set(number))
+        rule = f"must name each of the {len(number)} images of trainaug once"
+        raise DataError(f"{path}: {rule}, but has {len(lines)} lines and differs in {differ} images.")
+    return [number[line] for line in lines]
+
+
+def read_voc_label(path: Path) -> Tensor:
+    """uint8 (H, W) of a PNG (grey or palette; 255 around objects) or an SBD .mat file.
+
+    Raises:
+        DataError: see `read_label` and `read_segmentation`.
+    """
+    return read_segmentation(path) if path.suffix == ".mat" else read_label(path)
+
+
+def find_folder(root: Path) -> Path:
+    folder = next((at for at in (root / "VOCdevkit" / "VOC2012", root) if (at / "JPEGImages").is_dir()), None)
+    if folder is None:
+        raise DataError(f"{root / 'VOCdevkit/VOC2012/JPEGImages'} or {root / 'JPEGImages'}: must exist; {LAYOUT}.")
+    return folder
+
+
+def official_mask(folder: Path, image: str) -> Path:
+    return folder / "SegmentationClass" / f"{image}.png"
+
+
+def read_ids(folder: Path, split: str) -> list[str]:
+    existing(folder / "SegmentationClass", LAYOUT)
+    return read_list(existing(folder / "ImageSets" / "Segmentation" / f"{split}.txt", LAYOUT))
+
+
+def read_list(path: Path) -> list[str]:
+    """The ids of a list: the stem of the first word of each line."""
+    return [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
+
+
+def added_masks(root: Path, folder: Path) -> dict[str, Path]:
+    """The masks that VOC itself does not have, and others, by id."""
+    for place in dict.fromkeys((folder, root)):
+        pngs, sbd = place / "SegmentationClassAug", place / "benchmark_RELEASE" / "dataset"
+        if pngs.is_dir():
+            return {path.stem: path for path in pngs.glob("*.png")}
+        if sbd.is_dir():
+            masks = existing(sbd / "cls", LAYOUT)
+            ids = [image for split in ("train", "val") for image in read_list(existing(sbd / f"{split}.txt", LAYOUT))]
+            return {image: masks / f"{image}.mat" for image in ids}
+    raise DataError(f"{folder / 'SegmentationClassAug'} or {root / 'benchmark_RELEASE/dataset'}: must exist; {LAYOUT}.")
+
+
+def make_samples(folder: Path, masks: dict[str, Path]) -> FileSamples:
+    ids = sorted(masks)
+    names = [f"JPEGImages/{image}.jpg" for image in ids]
+    return FileSamples(names, [folder / name for name in names], [masks[image] for image in ids], reader=read_voc_label)
