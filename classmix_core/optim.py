@@ -1,12 +1,13 @@
 """Optimiser with a scaled head, and the polynomial schedule."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
-from classmix_core.errors import require
+from classmix_core.errors import InvalidValue, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,9 @@ class OptimConfig:
     """Learning rate at the start, above 0. Scale it with the batch size."""
     head_lr_scale: float = 1.0
     """Factor of the learning rate of the last layers, above 0; 10 is usual over a pretrained encoder."""
+    lr_scales: Literal["uniform", "authors"] = "uniform"
+    """Rates within the body: uniform; or, for deeplabv2, those of the authors' code, which lists a parameter once for
+    each module around it: 3 times `lr` in the blocks, 4 times on their shortcuts, 1 time in the first layer."""
     momentum: float = 0.9
     """Momentum of SGD, 0 <= momentum < 1; AdamW has its own."""
     weight_decay: float = 5e-4
@@ -30,24 +34,47 @@ class OptimConfig:
         require(self.name in ("sgd", "adamw"), "name", "name in (sgd, adamw)", self.name)
         require(self.lr > 0, "lr", "lr > 0", self.lr)
         require(self.head_lr_scale > 0, "head_lr_scale", "head_lr_scale > 0", self.head_lr_scale)
+        rule = "lr_scales in (uniform, authors)"
+        require(self.lr_scales in ("uniform", "authors"), "lr_scales", rule, self.lr_scales)
         require(0 <= self.momentum < 1, "momentum", "0 <= momentum < 1", self.momentum)
         require(self.weight_decay >= 0, "weight_decay", "weight_decay >= 0", self.weight_decay)
         require(self.power >= 0, "power", "power >= 0", self.power)
 
 
 def build_optimizer(model: nn.Module, head_prefixes: tuple[str, ...], config: OptimConfig) -> torch.optim.Optimizer:
-    """Two parameter groups, body and head, without duplicates.
+    """Parameter groups by learning rate, body before head, each trainable parameter in one of them.
 
     Args:
         head_prefixes: parameters whose name starts with one of these learn at `lr * head_lr_scale`.
+
+    Raises:
+        InvalidValue: `lr_scales` is authors and the body is not the trunk of deeplabv2.
     """
-    head = [p for name, p in model.named_parameters() if name.startswith(head_prefixes)]
-    body = [p for name, p in model.named_parameters() if not name.startswith(head_prefixes)]
-    groups = [{"params": body, "lr": config.lr}, {"params": head, "lr": config.lr * config.head_lr_scale}]
-    groups = [group for group in groups if group["params"]]
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        in_head = name.startswith(head_prefixes)
+        body_scale = authors_scale(name) if config.lr_scales == "authors" and not in_head else 1.0
+        scale = config.head_lr_scale if in_head else body_scale
+        groups.setdefault((in_head, scale), []).append(parameter)
+    settings = [{"params": groups[key], "lr": config.lr * key[1]} for key in sorted(groups)]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(settings, weight_decay=config.weight_decay)
+    return torch.optim.SGD(settings, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def authors_scale(name: str) -> float:
+    """How often the authors' code hands a parameter of DeepLab-v2's backbone to SGD.
+
+    There each pass also advances the momentum, so that one of 0.9 becomes 0.9 ** 3 a step in the blocks; the sum of the
+    steps that a gradient causes is the same.
+    """
+    if re.match(r"backbone\.(conv1|bn1)\.", name):
+        return 1.0
+    if re.match(r"backbone\.layer\d\.", name):
+        return 4.0 if ".downsample." in name else 3.0
+    raise InvalidValue("lr_scales", f"lr_scales == uniform unless model.name == deeplabv2 (here a {name})", "authors")
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, steps: int, power: float) -> torch.optim.lr_scheduler.PolynomialLR:

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from classmix_core.augment import normalise
 from classmix_core.errors import InvalidValue
 from classmix_core.models import ModelConfig, build_model, head_prefixes
-from classmix_core.models.build import TORCHVISION
+from classmix_core.models.build import TORCHVISION, EncoderInput
 
 CLASSES = 13  # divides no other number of channels
 SMALLEST = "lraspp_mobilenet_v3_large"
@@ -72,6 +73,26 @@ def test_smp_names_answer_at_any_size() -> None:
             assert network(torch.rand(1, 3, *size)).shape == (1, CLASSES, *size)
 
 
+def test_an_encoder_gets_images_normalised_as_its_weights_expect() -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    image = torch.rand(2, 3, 32, 64)
+    for encoder, expected in (("tf_efficientnet_lite0", 2 * image - 1), ("resnet18", normalise(image))):
+        network = build(name=f"smp/Unet/{encoder}").eval()
+        assert isinstance(network, EncoderInput)
+        seen: list[torch.Tensor] = []
+        network.network.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        network(normalise(image))
+        assert torch.allclose(seen[0], expected, atol=1e-6), encoder
+        assert not any(name in ("scale", "shift") for name in network.state_dict())
+
+
+def test_an_encoder_that_timm_alone_knows_is_found_for_deeplab() -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    network = build(name="smp/DeepLabV3Plus/tf_efficientnet_lite0").eval()
+    with torch.no_grad():
+        assert network(torch.rand(1, 3, 33, 45)).shape == (1, CLASSES, 33, 45)
+
+
 @pytest.mark.parametrize("name", ["smp/Nonsense/resnet18", "smp/Unet/nonsense18"])
 def test_a_decoder_or_encoder_that_smp_does_not_know_is_refused(name: str) -> None:
     pytest.importorskip("segmentation_models_pytorch")
@@ -88,7 +109,14 @@ def test_smp_that_is_not_installed_is_named_with_the_way_to_install_it(monkeypat
 
 
 @pytest.mark.parametrize(
-    "name", ["unet", SMALLEST, SMP, *(pytest.param(n, marks=pytest.mark.slow) for n in TORCHVISION if n != SMALLEST)]
+    "name",
+    [
+        "unet",
+        "deeplabv2",
+        SMALLEST,
+        SMP,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in TORCHVISION if n != SMALLEST),
+    ],
 )
 def test_the_head_is_a_part_of_the_network_and_holds_its_last_layer(name: str) -> None:
     if name == SMP:
@@ -102,6 +130,17 @@ def test_the_head_is_a_part_of_the_network_and_holds_its_last_layer(name: str) -
     outputs = [parameter for parameter, value in network.named_parameters() if len(value) % CLASSES == 0]
     assert outputs
     assert set(outputs) <= set(head)
+
+
+@pytest.mark.parametrize("name", ["deeplabv2", SMALLEST])
+@pytest.mark.parametrize("mode", ["trained", "frozen_affine", "frozen"])
+def test_batch_norms_are_frozen_in_the_backbone_alone(name: str, mode: str) -> None:
+    with torch.device("meta"):
+        network = build(name=name, batch_norm=mode, weights="given")
+    norms = {name: norm for name, norm in network.named_modules() if isinstance(norm, nn.BatchNorm2d)}
+    trained = {name for name, norm in norms.items() if norm.weight.requires_grad}
+    assert trained == {name for name in norms if mode == "trained" or "backbone." not in name}
+    assert any(name.startswith("backbone.") or ".backbone." in name for name in norms)
 
 
 @pytest.mark.parametrize("name", ["", "UNet", "resnet50", "smp/Unet", "smp/Unet/resnet18/x", "unet/Unet/resnet18"])
@@ -119,3 +158,47 @@ def test_each_size_is_refused_beyond_its_range_alone(field: str, good: list[int]
         with pytest.raises(InvalidValue, match=rf"`{field} .*` must hold, but got {value}\.") as caught:
             ModelConfig(**{field: value})
         assert caught.value.field == field
+
+
+@pytest.mark.parametrize("bad", [0, -1, 5])
+def test_branches_beyond_the_pyramids_are_refused(bad: int) -> None:
+    for good in (1, 4):
+        assert ModelConfig(name="deeplabv2", aspp_branches=good).aspp_branches == good
+    with pytest.raises(InvalidValue, match=rf"`1 <= aspp_branches <= 4` must hold, but got {bad}\.") as caught:
+        ModelConfig(name="deeplabv2", aspp_branches=bad)
+    assert caught.value.field == "aspp_branches"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "takes", "refuses"),
+    [
+        ("aspp_branches", 2, ["deeplabv2"], ["unet", SMALLEST, SMP]),
+        ("batch_norm", "frozen", ["deeplabv2", *TORCHVISION], ["unet", SMP]),
+        ("batch_norm", "frozen_affine", ["deeplabv2", *TORCHVISION], ["unet", SMP]),
+    ],
+)
+def test_a_field_is_refused_for_networks_that_it_does_not_fit(
+    field: str, value: object, takes: list[str], refuses: list[str]
+) -> None:
+    for name in takes:
+        assert getattr(ModelConfig(name=name, weights="given", **{field: value}), field) == value
+    for name in refuses:
+        with pytest.raises(InvalidValue, match=rf"`{field} == .* unless name .*\(here {name}\)` must hold") as caught:
+            ModelConfig(name=name, weights="given", **{field: value})
+        assert caught.value.field == field
+
+
+def test_frozen_statistics_are_refused_without_weights_that_hold_some() -> None:
+    with pytest.raises(
+        InvalidValue, match=r"`batch_norm != frozen unless weights .*` must hold, but got 'frozen'"
+    ) as caught:
+        ModelConfig(name="deeplabv2", batch_norm="frozen")
+    assert caught.value.field == "batch_norm"
+    assert ModelConfig(name="deeplabv2", batch_norm="frozen_affine").weights is None
+
+
+@pytest.mark.parametrize(("field", "bad"), [("batch_norm", "half"), ("weights", "")])
+def test_a_text_field_without_meaning_is_refused(field: str, bad: str) -> None:
+    with pytest.raises(InvalidValue, match=rf"`{field} .*` must hold, but got '{bad}'\.") as caught:
+        ModelConfig(name="deeplabv2", **{field: bad})
+    assert caught.value.field == field

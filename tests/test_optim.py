@@ -26,6 +26,27 @@ def test_the_head_learns_at_its_own_rate_and_no_parameter_is_there_twice(name: s
     assert body == {id(p) for part in ("body", "header") for p in model[part].parameters()}
 
 
+@pytest.mark.parametrize("frozen", ["body", "head"])
+def test_frozen_parameters_are_in_no_group(frozen: str) -> None:
+    model = network()
+    model[frozen].requires_grad_(False)
+    optimizer = build_optimizer(model, ("head.",), OptimConfig(lr=0.02, head_lr_scale=10))
+    found = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert found == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_the_authors_rates_are_refused_for_another_network_than_theirs() -> None:
+    with pytest.raises(InvalidValue, match=r"`lr_scales == uniform unless .* deeplabv2 .*body\.weight\)`") as caught:
+        build_optimizer(network(), ("head.",), OptimConfig(lr_scales="authors"))
+    assert caught.value.field == "lr_scales"
+
+
+def test_unknown_rates_are_refused() -> None:
+    with pytest.raises(InvalidValue, match=r"`lr_scales in \(uniform, authors\)` must hold, but got 'x'") as caught:
+        OptimConfig(lr_scales="x")
+    assert caught.value.field == "lr_scales"
+
+
 def test_a_network_that_is_all_head_has_one_group() -> None:
     optimizer = build_optimizer(network()["head"], ("",), OptimConfig(lr=0.5, head_lr_scale=3))
     assert rates(optimizer) == pytest.approx([1.5])
