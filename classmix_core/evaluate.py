@@ -9,22 +9,36 @@ from torch import Tensor, nn
 
 from classmix_core.augment import normalise, to_float
 from classmix_core.metrics import confusion_matrix
+from classmix_core.windows import WHOLE, Views, mean_logits
 
 
 @torch.no_grad()
-def predict(network: nn.Module, image_BCHW: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """Label whole uint8 images.
+def predict(
+    network: nn.Module, image_BCHW: Tensor, size: tuple[int, int] | None = None, views: Views = WHOLE
+) -> Tensor:
+    """Label uint8 images.
 
     Args:
         size: H, W of the answer; logits are resized before the argmax. By default that of the images.
+        views: over which passes the logits are averaged. With windows the images are taken one by one, so that no more
+            than the class maps of one are held.
 
     Returns:
         int64 (B, H, W).
     """
-    logits = network(normalise(to_float(image_BCHW)))
-    if size is not None and size != tuple(logits.shape[-2:]):
-        logits = F.interpolate(logits, size, mode="bilinear", align_corners=True)
-    return logits.argmax(1)
+    return torch.cat([mean_logits_at(network, part, size, views).argmax(1) for part in pieces(image_BCHW, views)])
+
+
+def pieces(batch: Tensor, views: Views) -> tuple[Tensor, ...]:
+    """The batch whole, or, where windows bound the memory, its images as batches of one."""
+    return (batch,) if views.window is None else batch.split(1)
+
+
+def mean_logits_at(network: nn.Module, image_BCHW: Tensor, size: tuple[int, int] | None, views: Views) -> Tensor:
+    logits = mean_logits(network, normalise(to_float(image_BCHW)), views)
+    if size is None or size == tuple(logits.shape[-2:]):
+        return logits
+    return F.interpolate(logits, size, mode="bilinear", align_corners=True)
 
 
 def evaluate(
@@ -33,11 +47,14 @@ def evaluate(
     num_classes: int,
     device: torch.device,
     precision: Literal["fp32", "bf16"] = "fp32",
+    *,
+    views: Views = WHOLE,
 ) -> Tensor:
     """Count pixels by label and prediction with the network in evaluation mode, where it is left.
 
     Args:
         batches: uint8 images (B, 3, H, W) and uint8 labels (B, H', W'); predictions are made at the labels' size.
+        views: as for `predict`.
 
     Returns:
         int64 (K, K) on `device`: row label, column prediction.
@@ -46,8 +63,10 @@ def evaluate(
     matrix_KK = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     for image_BCHW, label_BHW in batches:
         label_BHW = label_BHW.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            size = (label_BHW.shape[-2], label_BHW.shape[-1])
-            prediction = predict(network, image_BCHW.to(device, non_blocking=True), size)
-        matrix_KK += confusion_matrix(prediction, label_BHW, num_classes)
+        image_BCHW = image_BCHW.to(device, non_blocking=True)
+        size = (label_BHW.shape[-2], label_BHW.shape[-1])
+        for image, label in zip(pieces(image_BCHW, views), pieces(label_BHW, views), strict=True):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                prediction = predict(network, image, size, views)
+            matrix_KK += confusion_matrix(prediction, label, num_classes)
     return matrix_KK

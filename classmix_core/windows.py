@@ -1,0 +1,117 @@
+"""Logits of an image of any size: by windows, mirrored, at several scales.
+
+Logits are averaged, not probabilities, as mmsegmentation does over its windows: one pass is then the plain forward to
+the last bit, and one map of K x H x W is all that is kept.
+
+Shapes: B batch, C = 3 channels, K classes, H W image, N windows.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from classmix_core.errors import require
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The passes over which the logits of an image are averaged."""
+
+    window: Size | None = None
+    """Height and width of the windows, cut down to the image where that is smaller; None: the whole image at once."""
+    stride: Size | None = None
+    """Steps down and right from window to window, at most the window; None: 2/3 of it."""
+    batch: int = 16
+    """Windows a forward pass."""
+    flip: bool = False
+    """Average with the mirrored view."""
+    scales: tuple[float, ...] = (1.0,)
+    """Sizes at which the image is looked at, as factors."""
+
+    def __post_init__(self) -> None:
+        require(self.batch >= 1, "batch", "batch >= 1", self.batch)
+        require(self.window is None or min(self.window) >= 8, "window", "window >= 8 pixels each way", self.window)
+        if self.stride is not None:
+            require(self.window is not None, "stride", "window is set where stride is", self.stride)
+            inside = all(1 <= step <= side for step, side in zip(self.stride, self.window or (0, 0), strict=True))
+            require(inside, "stride", f"1 <= stride <= window {self.window}, or pixels are left out", self.stride)
+        valid = len(self.scales) > 0 and all(0 < scale <= 8 for scale in self.scales)
+        require(valid, "scales", "scales holds at least one factor, each in (0, 8]", self.scales)
+
+
+WHOLE = Views()
+"""One pass over the whole image."""
+
+
+def mean_logits(network: nn.Module, image_BCHW: Tensor, views: Views) -> Tensor:
+    """Logits (B, K, H, W) of normalised float images, averaged over the views: float32 where there are several."""
+    if len(views.scales) == 1:
+        return at_scale(network, image_BCHW, views.scales[0], views)
+    total = at_scale(network, image_BCHW, views.scales[0], views).float()
+    for scale in views.scales[1:]:
+        total += at_scale(network, image_BCHW, scale, views)
+    return total.div_(len(views.scales))
+
+
+def at_scale(network: nn.Module, image_BCHW: Tensor, scale: float, views: Views) -> Tensor:
+    """Logits (B, K, H, W) from the images resized by a factor, resized back."""
+    size = (image_BCHW.shape[-2], image_BCHW.shape[-1])
+    scaled = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    if scaled == size:
+        return at_size(network, image_BCHW, views)
+    resized = F.interpolate(image_BCHW, scaled, mode="bilinear", antialias=True)
+    return F.interpolate(at_size(network, resized, views), size, mode="bilinear")
+
+
+def at_size(network: nn.Module, image_BCHW: Tensor, views: Views) -> Tensor:
+    if views.window is None:
+        return forward(network, image_BCHW, views.flip)
+    stride = views.stride or (round(2 * views.window[0] / 3), round(2 * views.window[1] / 3))
+    return slide(network, image_BCHW, views.window, stride, views.batch, views.flip)
+
+
+def forward(network: nn.Module, image_BCHW: Tensor, flip: bool) -> Tensor:
+    logits = network(image_BCHW)
+    return (logits.float() + network(image_BCHW.flip(-1)).flip(-1)) / 2 if flip else logits
+
+
+def slide(network: nn.Module, image_BCHW: Tensor, window: Size, stride: Size, batch: int, flip: bool) -> Tensor:
+    """At each pixel the mean of the logits over the windows that cover it: float32 (B, K, H, W).
+
+    Args:
+        batch: windows of each image a forward pass.
+    """
+    count, (height, width) = len(image_BCHW), image_BCHW.shape[-2:]
+    high, wide = min(window[0], height), min(window[1], width)
+    tops, lefts = starts(height, high, stride[0]), starts(width, wide, stride[1])
+    places = [(slice(top, top + high), slice(left, left + wide)) for top, left in product(tops, lefts)]
+    total: Tensor | None = None
+    for first in range(0, len(places), batch):
+        some = places[first : first + batch]
+        windows_NCHW = torch.cat([image_BCHW[..., rows, columns] for rows, columns in some])
+        logits_NKHW = forward(network, windows_NCHW, flip)
+        if total is None:
+            total = torch.zeros(count, logits_NKHW.shape[1], height, width, device=logits_NKHW.device)
+        for (rows, columns), logits_BKHW in zip(some, logits_NKHW.split(count), strict=True):
+            total[..., rows, columns] += logits_BKHW
+    assert total is not None
+    cover_H, cover_W = cover(tops, high, height, total.device), cover(lefts, wide, width, total.device)
+    return total.div_(cover_H[:, None] * cover_W)
+
+
+def starts(length: int, window: int, step: int) -> list[int]:
+    """Where windows start along one side: every `step`, and the last one flush with the border."""
+    return [*range(0, length - window, step), length - window]
+
+
+def cover(begin: list[int], window: int, length: int, device: torch.device) -> Tensor:
+    """How many windows cover each place along one side: float32 (length,)."""
+    count = torch.zeros(length, device=device)
+    for start in begin:
+        count[start : start + window] += 1
+    return count
