@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import difflib
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,8 @@ from classmix_core.errors import InvalidValue, require
 from classmix_core.models import ModelConfig
 from classmix_core.optim import OptimConfig
 from classmix_core.step import ClassMixConfig
+from classmix_core.windows import Views
+from harness.weights import absolute_source
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -35,10 +36,27 @@ class EvalConfig:
     resize_labels: bool = True
     """Compare at `data.resize` (the paper's protocol); off: logits are resized to the labels' own size."""
     batch: int = 16
-    """Images a forward pass."""
+    """Images, or windows of one image, a forward pass."""
+    window: tuple[int, int] | None = None
+    """Height and width of windows that slide over each image, so that images of any size fit into memory. Unset: the
+    whole image at once."""
+    stride: tuple[int, int] | None = None
+    """Steps down and right from window to window. Unset: 2/3 of the window."""
+    flip: bool = False
+    """Average the logits with those of the mirrored image, at twice the cost."""
+    scales: tuple[float, ...] = (1.0,)
+    """Average the logits over the image resized by these factors."""
 
     def __post_init__(self) -> None:
-        require(self.batch >= 1, "batch", "batch >= 1", self.batch)
+        self.views()  # which checks its fields
+
+    def views(self) -> Views:
+        """How each image is looked at.
+
+        Raises:
+            InvalidValue: a field breaks a rule.
+        """
+        return Views(window=self.window, stride=self.stride, batch=self.batch, flip=self.flip, scales=self.scales)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +98,9 @@ class TrainConfig:
             value = getattr(self, name)
             require(value is None or value >= 1, name, f"{name} >= 1", value)
         require(self.gpus is None or self.gpus >= 0, "gpus", "gpus >= 0", self.gpus)
+        rule = "optim.lr_scales == uniform unless model.name == deeplabv2"
+        fits = self.optim.lr_scales == "uniform" or self.model.name == "deeplabv2"
+        require(fits, "optim.lr_scales", rule, self.optim.lr_scales)
         if self.gpus and self.workers is not None:
             require(self.workers == self.gpus, "workers", f"workers == gpus ({self.gpus}), one on each", self.workers)
 
@@ -188,24 +209,25 @@ def train_config(values: Mapping[str, Any]) -> TrainConfig:
         ConfigError: see `from_mapping`.
     """
     config = from_mapping(TrainConfig, values)
-    root, split_file = absolute(config.data.root), absolute(config.data.split_file)
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root, split_file=split_file))
+    root, split_file, cache_dir = map(absolute, (config.data.root, config.data.split_file, config.data.cache_dir))
+    data = dataclasses.replace(config.data, root=root, split_file=split_file, cache_dir=cache_dir)
+    model = dataclasses.replace(config.model, weights=absolute_source(config.model.weights))
+    return dataclasses.replace(config, data=data, model=model)
 
 
 def absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).absolute())
 
 
-def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
-    """Read a run configuration, with values by dotted key on top.
+def load_config(path: Path) -> TrainConfig:
+    """Read a run configuration.
 
     Raises:
         ConfigError: as `Parser.read` and `from_mapping`.
     """
     parser = make_parser("config", "")
     add_train_config(parser)
-    words = [f"--{key}={json.dumps(plain(value))}" for key, value in (overrides or {}).items()]
-    return train_config(parser.read([f"--config={path}", *words]).as_dict())
+    return train_config(parser.read([f"--config={path}"]).as_dict())
 
 
 def override(config: T, values: Mapping[str, Any]) -> T:

@@ -37,7 +37,7 @@ def test_a_flag_beats_the_file_and_the_file_the_default(tmp_path: Path) -> None:
 
 
 def test_yaml_of_a_config_reads_back_as_the_same(tmp_path: Path) -> None:
-    config = override(TrainConfig(), {"data.resize": (24, 32), "data.labelled": 0.5, "model.name": "fcn_resnet50"})
+    config = override(TrainConfig(), {"data.resize": (24, 32), "eval.scales": (0.5, 1.0), "data.labelled": 0.5})
     file = tmp_path / "run.yaml"
     file.write_text(to_yaml(config))
     assert load_config(file) == config
@@ -84,6 +84,9 @@ def test_override_changes_only_the_named_keys() -> None:
         ("--data.batch_unlabelled=1", ("data.batch_unlabelled", ">= 2", "1")),
         ("--data.name=camvid", ("data.root", "root is set", "camvid")),
         ("--eval.batch=0", ("eval.batch", "0")),
+        ("--eval.window=[4,64]", ("eval.window", ">= 8", "(4, 64)")),
+        ("--eval.stride=[8,8]", ("eval.stride", "window is set", "(8, 8)")),
+        ("--eval.scales=[1,0]", ("eval.scales", "(0, 8]", "(1.0, 0.0)")),
         ("--ssl.taux=1", ("--ssl.taux", "nearest key: ssl.tau")),
         ("--config=/nowhere.yaml", ("/nowhere.yaml",)),
     ],
@@ -128,6 +131,10 @@ def test_a_section_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> N
 
 def test_paths_of_data_become_absolute() -> None:
     assert parse("--data.name=folder", "--data.root=photos").data.root == str(Path.cwd() / "photos")
+    given = parse(
+        "--data.name=camvid", "--data.root=x", "--data.split_file=y", "--data.cache=disk", "--data.cache_dir=z"
+    )
+    assert [given.data.split_file, given.data.cache_dir] == [str(Path.cwd() / "y"), str(Path.cwd() / "z")]
 
 
 def test_scenes_take_no_root() -> None:
