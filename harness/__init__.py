@@ -4,6 +4,7 @@ import os
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "DO_NOT_TRACK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_METRICS_ENABLED": "0",
@@ -12,10 +13,15 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # else relative paths point into Ray's session folder
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for it: 1.8 s at the default of 2
     "RAY_DEDUP_LOGS": "0",
+    # Tune takes a trial that Ray's own monitor has killed for a bug and ends the search; one that the kernel has
+    # killed (Ray's workers are its first choice) it takes for a failed trial
+    "RAY_memory_monitor_refresh_ms": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what a kill -9 of the driver can lose
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours is quicker
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports its reason and nothing else
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # a search is resumed from its ledger, never from Tune's snapshot
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # an actor that is slow to end a trial is still good for the next
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "NO_ALBUMENTATIONS_UPDATE": "1",
 }

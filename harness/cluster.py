@@ -3,15 +3,19 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+import torch
 
 from harness import RAY_ENVIRONMENT
 from harness.console import Refused
-from harness.session import Progress, TrainSession
+from harness.session import Progress, StoppedEarly, TrainSession, TrialGroupSession
+from harness.space import Resources
 from harness.worker import Job, TrainingError, train
 
 OBJECT_STORE_BYTES = 100 * 1024 * 1024  # nothing large goes through it
@@ -23,8 +27,11 @@ def quiet() -> None:
 
 
 @contextmanager
-def connected(address: str | None, verbose: bool, **options: Any) -> Iterator[None]:
+def connected(address: str | None, verbose: bool, preload: str = "", **options: Any) -> Iterator[None]:
     """A Ray of our own for as long as the block lasts, or a cluster's.
+
+    Args:
+        preload: modules that the processes of a Ray of our own import as they start, before there is work for them.
 
     Raises:
         Refused: no cluster answers at the address.
@@ -35,18 +42,22 @@ def connected(address: str | None, verbose: bool, **options: Any) -> Iterator[No
     if address is None:
         local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, **options}
         os.environ.pop("RAY_ADDRESS", None)
+        os.environ["RAY_preload_python_modules"] = preload  # noqa: SIM112
+    else:  # a cluster does not inherit our environment; given to a Ray of our own, it would make it start afresh
+        local = {"runtime_env": {"env_vars": RAY_ENVIRONMENT}}
     try:
         ray.init(
             address=address or "local",
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
-            runtime_env={"env_vars": RAY_ENVIRONMENT},
             **local,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is None:
             raise
         reason = str(error).splitlines()[0]
+        if "RAY_AUTH_MODE" not in os.environ:  # Ray says no more than that it cannot connect
+            reason += " (one with token authentication, Ray's default, needs RAY_AUTH_MODE=token, or --address auto)"
         raise Refused(f"--address: a Ray cluster must answer there, but got {address}: {reason}") from error
     if not verbose:
         quiet()
@@ -64,12 +75,15 @@ def cluster_resources(address: str) -> dict[str, float]:
 
 @ray.remote(num_cpus=0)
 class Board:
-    """The last progress and the result of rank 0, which the driver polls."""
+    """What rank 0 shows and reports, and its result; the driver polls it, and answers reports."""
 
     def __init__(self) -> None:
         self.progress: list[tuple[Any, ...]] = []
         self.result: dict[str, float] | None = None
         self.error: str | None = None
+        self.reports: list[dict[str, float]] = []
+        self.answers: dict[int, bool] = {}
+        self.closed = False
 
     def put(self, progress: tuple[Any, ...]) -> None:
         self.progress.append(progress)
@@ -77,6 +91,25 @@ class Board:
     def take(self) -> list[tuple[Any, ...]]:
         taken, self.progress = self.progress, []
         return taken
+
+    def report(self, metrics: dict[str, float]) -> int:
+        """The number under which the answer can be asked for."""
+        self.reports.append(metrics)
+        return len(self.reports) - 1
+
+    def reported(self, first: int) -> list[dict[str, float]]:
+        """The reports from a number on."""
+        return self.reports[first:]
+
+    def reply(self, number: int, go_on: bool) -> None:
+        self.answers[number] = go_on
+
+    def close(self) -> None:
+        """From now on every answer is no."""
+        self.closed = True
+
+    def answer(self, number: int) -> bool | None:
+        return self.answers.get(number, False if self.closed else None)
 
     def end(self, result: dict[str, float] | None, error: str | None) -> None:
         self.result, self.error = result, error
@@ -91,14 +124,53 @@ def work(settings: dict[str, Any]) -> None:
 
     logging.getLogger(context.__file__).setLevel(logging.WARNING)  # its "Reporting training result" has no other switch
     job, board = settings["job"], settings["board"]
-    session = TrainSession(board)
+    session = settings["session"](board)
+    if settings["threads"]:
+        torch.set_num_threads(settings["threads"])
     try:
         result = train(job, session)
     except TrainingError as error:  # the same again if it were tried again: no failure to Ray
         ray.get(board.end.remote(None, str(error)))
         return
+    except StoppedEarly:
+        return
     if session.rank == 0:
         ray.get(board.end.remote(result, None))
+
+
+def build_trainer(
+    job: Job,
+    board: Any,
+    session: type[TrainSession],
+    *,
+    workers: int,
+    use_gpu: bool,
+    cpus: int | None = None,
+    failures: int,
+    verbose: bool = False,
+) -> Any:
+    """A TorchTrainer.
+
+    Args:
+        cpus: that each worker reserves and computes with; None: Ray's defaults.
+        failures: how many times a group that lost a worker starts again.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    reserved = None if cpus is None else {"CPU": cpus} | ({"GPU": 1} if use_gpu else {})
+    return TorchTrainer(
+        work,
+        train_loop_config={"job": job, "board": board, "session": session, "threads": cpus},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=reserved),
+        run_config=RunConfig(  # type: ignore[call-arg]
+            name=f"{job.folder.name}-{time.time_ns()}",  # one used before would be taken for finished
+            storage_path=str(job.folder / "ray"),
+            failure_config=FailureConfig(max_failures=failures, controller_failure_limit=3),  # type: ignore[call-arg]
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            logging_config=LoggingConfig("INFO" if verbose else "ERROR"),
+        ),
+    )
 
 
 def train_on_workers(
@@ -110,26 +182,14 @@ def train_on_workers(
         KeyboardInterrupt: Ctrl-C.
         TrainingError: the training cannot go on.
     """
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
     # CPU workers are counted by us: Ray counts one core each, and two workers must run on one core as well
-    options = {} if gpus else {"num_cpus": max(workers, os.cpu_count() or 1) + 1}
+    options: dict[str, Any] = {} if gpus else {"num_cpus": max(workers, os.cpu_count() or 1) + 1}
     with connected(address, verbose, **options):
         board: Any = Board.remote()  # type: ignore[attr-defined]
+        trainer = build_trainer(
+            job, board, TrainSession, workers=workers, use_gpu=gpus > 0, failures=2, verbose=verbose
+        )
         with polling(board, show):
-            trainer = TorchTrainer(
-                work,
-                train_loop_config={"job": job, "board": board},
-                scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0),
-                run_config=RunConfig(  # type: ignore[call-arg]
-                    name=f"{job.folder.name}-{os.getpid()}",  # a name used before would be taken for finished
-                    storage_path=str(job.folder / "ray"),
-                    failure_config=FailureConfig(max_failures=2, controller_failure_limit=3),  # type: ignore[call-arg]
-                    checkpoint_config=CheckpointConfig(num_to_keep=1),
-                    logging_config=LoggingConfig("INFO" if verbose else "ERROR"),
-                ),
-            )
             try:
                 trainer.fit()
             except SystemExit as stop:  # how Ray Train passes a Ctrl-C on
@@ -139,6 +199,77 @@ def train_on_workers(
             raise TrainingError(reason)
         assert result is not None
         return result
+
+
+def train_in_group(job: Job, resources: Resources, tell: Callable[[dict[str, float]], bool]) -> None:
+    """Run the trial of a search on several workers, from inside of its Tune actor.
+
+    The group always ends by itself, told so through the board: if its trainer is killed, its resources may stay taken.
+
+    Raises:
+        TrainingError: the training cannot go on.
+        StoppedEarly: `tell` said so.
+    """
+    board: Any = Board.remote()  # type: ignore[attr-defined]
+    trainer = build_trainer(
+        job,
+        board,
+        TrialGroupSession,
+        workers=resources.group,
+        use_gpu=resources.gpus > 0,
+        cpus=resources.cpus,
+        failures=0,
+    )
+    with ThreadPoolExecutor(1) as pool:
+        fitting = pool.submit(trainer.fit)
+        try:
+            stopped = pass_reports_on(board, fitting, tell)
+        finally:
+            ray.get(board.close.remote())
+        try:
+            fitting.result()
+        except Exception as error:
+            raise innermost(error) from error
+    _, reason = ray.get(board.outcome.remote())
+    if reason is not None:
+        raise TrainingError(reason)
+    if stopped:
+        raise StoppedEarly
+
+
+def pass_reports_on(board: Any, fitting: "Future[Any]", tell: Callable[[dict[str, float]], bool]) -> bool:
+    """Pass what rank 0 reports to the search, and the answers back, until the group ends; whether it was stopped."""
+    stopped, answered = False, 0
+    while True:
+        ended = fitting.done()
+        for metrics in ray.get(board.reported.remote(answered)):
+            go_on = tell(metrics)
+            stopped = stopped or not go_on
+            ray.get(board.reply.remote(answered, go_on))
+            answered += 1
+        if ended:
+            return stopped
+        time.sleep(0.05)
+
+
+def innermost(error: Exception) -> Exception:
+    """What went wrong in a worker, out of what Ray Train wraps it in."""
+    failures = getattr(error, "worker_failures", None)
+    found = next(iter(failures.values()), None) if failures else None
+    while isinstance(found, ray.exceptions.RayTaskError) and isinstance(found.cause, Exception):
+        found = found.cause
+    return found if isinstance(found, Exception) else error
+
+
+def state_api_answers() -> bool:
+    """Whether Ray's State API can be reached; Ray Train needs it to free what a killed trial leaves behind."""
+    from ray.util.state import list_actors
+
+    try:
+        list_actors(limit=1, timeout=10)
+    except Exception:  # of many kinds: connection, aiohttp, its own
+        return False
+    return True
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from classmix_core.data.cache import release
 from classmix_core.errors import DataError, InvalidValue
 from harness.config import ConfigError
 from harness.session import Progress
@@ -30,6 +31,10 @@ class Refused(Exception):
     """Input that cannot be used; the message is one line."""
 
 
+class Failed(Exception):
+    """The work came to nothing, for a reason that is no bug of ours; the message is one line."""
+
+
 def run_command(main: Callable[[], int]) -> None:
     """Run a command and exit with its code; what the user caused is one line on stderr, without a traceback."""
     try:
@@ -38,7 +43,7 @@ def run_command(main: Callable[[], int]) -> None:
         code = refuse(str(error))
     except InvalidValue as error:
         code = refuse(f"{error.field}: {error}")
-    except TrainingError as error:
+    except (TrainingError, Failed) as error:
         err.print(f"[bold red]failed:[/] {escape(str(error))}")
         code = FAILED
     except (KeyboardInterrupt, Interrupted):
@@ -49,6 +54,7 @@ def run_command(main: Callable[[], int]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if code == INTERRUPTED:
+        release()  # the share of a cache in memory
         os._exit(code)  # all is saved and closed; after a search Python's own end takes 4 s more
     sys.exit(code)
 
@@ -81,6 +87,53 @@ class StopFlag:
 
     def __call__(self) -> bool:
         return self.raised
+
+
+class Interrupts:
+    """Turns Ctrl-C and SIGTERM into one KeyboardInterrupt, so that what follows can tidy up in peace.
+
+    One that comes more than 10 s later ends the process at once.
+    """
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        self.raised_at: float | None = None
+        self.deferred = False
+        """Whether a signal is only noted, for `check`."""
+
+    def __enter__(self) -> Self:
+        self.before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Ray has handlers of its own: call it again after them."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.handle)
+
+    def hush(self) -> None:
+        """From now on nothing is raised: what is left is to tidy up."""
+        if self.raised_at is None:
+            self.raised_at = time.monotonic()
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self.raised_at is None:
+            self.raised_at = time.monotonic()
+            err.print(self.message)
+            if self.deferred:
+                return
+            raise KeyboardInterrupt
+        if time.monotonic() - self.raised_at > 10:
+            os._exit(INTERRUPTED)
+
+    def check(self) -> None:
+        """Raise it again, should it have been lost: in a destructor, or in an import with a bare except."""
+        if self.raised_at is not None:
+            raise KeyboardInterrupt
 
 
 def share(value: float | None) -> str:

@@ -22,6 +22,12 @@ def colour_labels(label_BHW: Tensor, palette: Palette) -> Tensor:
     return table[label_BHW.cpu().long()].permute(0, 3, 1, 2)
 
 
+def overlay(image_CHW: Tensor, label_HW: Tensor, palette: Palette) -> Tensor:
+    """The classes' colours half over a uint8 RGB image: uint8 (3, H, W)."""
+    colours = colour_labels(label_HW[None], palette)[0]
+    return ((image_CHW.short() + colours) // 2).byte()
+
+
 def grid(columns: list[Tensor]) -> Tensor:
     """uint8 images (B, 3, H, W), one column each, as one image (3, H', W'); small ones are magnified whole times."""
     rows_BNCHW = torch.stack([column.cpu() for column in columns], 1)

@@ -5,9 +5,12 @@ STORAGE/NAME/config.yaml     what `--config` reads
 STORAGE/NAME/splits/*.txt    the names of the images of each role
 """
 
+import fcntl
 import json
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -93,6 +96,21 @@ def find_unfinished(storage: Path, name: str | None, kind: str) -> tuple[Path, R
         raise Refused(f"--resume: {storage} must hold an unfinished {kind} run, but holds none.")
     _, folder, record = max(found)
     return folder, record
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other commands off a run for as long as the block lasts; a killed process lets go by itself.
+
+    Raises:
+        Refused: another command is at work on it.
+    """
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Refused(f"--resume: {folder} must not be running, but another command is at work on it.") from error
+        yield
 
 
 def write_splits(folder: Path, data: Data) -> list[Path]:

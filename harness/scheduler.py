@@ -1,62 +1,84 @@
-"""Tune's ASHA, with a memory: Tune's snapshot leaves the scheduler out, so a resumed search would have empty rungs."""
+"""Which trials end early. Tune asks after each report; the verdict goes into the ledger, and the trial ends by itself.
 
-import json
-import os
-from pathlib import Path
+(Tune would end a trial inside its report: workers that it has started are then left behind with their resources.)
+"""
+
+import time
+from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from harness.ledger import Entry, Ledger
+from harness.searcher import NUMBER
 from harness.space import EarlyStopping, SearchConfig
 
 STEP = "step"
 
 
-class RememberingASHA(AsyncHyperBandScheduler):
-    """Asynchronous successive halving (Li et al., 2020) by optimiser steps; its rungs are kept in a file.
+class LedgerASHA(AsyncHyperBandScheduler):
+    """Asynchronous successive halving (Li et al., 2020) by optimiser steps, whose rungs come from the ledger.
+
+    A resumed search stops trials as the first one would have. It uses private attributes of ray 2.60's, to which
+    pyproject pins it; a test runs it through the real Tune.
 
     Args:
-        path: of the file; read before the first trial if it is there.
+        steps: of the longest trial.
     """
 
-    def __init__(self, path: Path, stopping: EarlyStopping, steps: int) -> None:
+    def __init__(self, search: SearchConfig, stopping: EarlyStopping, ledger: Ledger, steps: int) -> None:
         super().__init__(
             time_attr=STEP,
+            metric=search.metric,
+            mode=search.mode,
             max_t=steps + 1,  # the last step itself must not look like an early stop
             grace_period=min(stopping.grace_steps, steps),
             reduction_factor=stopping.reduction_factor,
         )
-        self.path, self.recalled = path, False
+        self.ledger, self.sign = ledger, search.sign
+        for entry in ledger.entries:
+            if entry.ended:
+                self.recall(entry, f"ended {entry.number}")
 
     def on_trial_add(self, controller: Any, trial: Trial) -> None:
-        if not self.recalled:
-            self.recall()
         super().on_trial_add(controller, trial)
+        self.recall(self.ledger.entries[trial.config[NUMBER]], trial.trial_id)
+
+    def recall(self, entry: Entry, name: str) -> None:
+        """Enter what a trial reported before, under the name that it has now."""
+        (bracket,) = self._brackets
+        for step, value in entry.history:  # the very rungs that its reports entered
+            bracket.on_result(SimpleNamespace(trial_id=name), step, self.sign * value)  # type: ignore[arg-type]
+
+
+class Verdicts(FIFOScheduler):
+    """Enters the verdicts of another scheduler, and of the clock, into the ledger.
+
+    They are saved together with the report that they are on (`harness.watcher`): a resumed search has both or neither.
+
+    Args:
+        inner: None: all trials run to their end.
+        deadline: by time.monotonic(); each trial ends at its first report after it.
+    """
+
+    def __init__(self, ledger: Ledger, inner: LedgerASHA | None, deadline: float = float("inf")) -> None:
+        super().__init__()
+        self.ledger, self.inner, self.deadline = ledger, inner, deadline
+
+    def on_trial_add(self, controller: Any, trial: Trial) -> None:
+        if self.inner:
+            self.inner.on_trial_add(controller, trial)
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        decision = super().on_trial_result(controller, trial, result)
-        rungs = [[milestone, recorded] for milestone, recorded in self.bracket._rungs]
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(rungs))
-        os.replace(part, self.path)
-        return decision
-
-    @property
-    def bracket(self) -> Any:
-        """There is one (brackets=1, Tune's default)."""
-        return self._brackets[0]
-
-    def recall(self) -> None:
-        self.recalled = True
-        if self.path.exists():
-            known = dict(json.loads(self.path.read_text()))
-            for milestone, recorded in self.bracket._rungs:
-                recorded.update(known.get(milestone, {}))
+        verdict = self.inner.on_trial_result(controller, trial, result) if self.inner else TrialScheduler.CONTINUE
+        if verdict == TrialScheduler.STOP or time.monotonic() > self.deadline:
+            self.ledger.entries[trial.config[NUMBER]].stop = True
+        return TrialScheduler.CONTINUE
 
 
-def build_scheduler(search: SearchConfig, folder: Path, steps: int) -> RememberingASHA | None:
-    """ASHA, or None where trials run to their end."""
-    if search.early_stopping is None:
-        return None
-    return RememberingASHA(folder / "rungs.json", search.early_stopping, steps)
+def build_scheduler(search: SearchConfig, ledger: Ledger, steps: int, deadline: float) -> Verdicts:
+    """For the trials of a search; `steps` of the longest."""
+    stopping = search.early_stopping
+    asha = LedgerASHA(search, stopping, ledger, steps) if stopping else None
+    return Verdicts(ledger, asha, deadline)

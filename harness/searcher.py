@@ -1,102 +1,158 @@
-"""Optuna in Ray Tune's search loop."""
+"""Who decides what the next trial is: Optuna, the plan of a confirmation, and Tune's question put to either."""
 
 import logging
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
-from ray.tune.search.optuna import OptunaSearch
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
 
-from harness.space import NUMBER, Parameter, SearchConfig, encode
+from harness.axes import Parameter, decode, encode
+from harness.ledger import Entry, Ledger
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)
+logging.getLogger("ray.tune.search").setLevel(logging.ERROR)
+
+NUMBER = "number"
+"""Under which Tune passes a trial's number on; all else about it is in its folder."""
 
 
-class BudgetAwareSearch(OptunaSearch):
-    """OptunaSearch that tells Optuna how a trial ended: complete, stopped before its last step, or failed.
+class Proposer(Protocol):
+    """Draws what is tried."""
 
-    (Ray's tells a trial that was stopped early as complete, with the value of its last report.) It uses private
-    attributes of OptunaSearch of ray 2.60, to which pyproject pins it; a test runs it through the real Tune.
+    def ask(self) -> Mapping[str, Any]:
+        """The values of the next trial, by dotted key."""
+        ...
+
+    def tell(self, entry: Entry) -> None:
+        """How a trial ended."""
+        ...
+
+
+class OptunaProposer:
+    """Optuna's sampler over an in-memory study.
+
+    What it draws for trial n depends on the seed, on n and on the trials that have ended, and on nothing else: so a
+    study that is built anew from its ledger goes on as if it had never been interrupted.
+
+    Args:
+        points: tried first.
+        entries: known so far. Those that have not ended are asked for again, in their order.
     """
 
-    def __init__(self, space: dict[str, Any], *, steps: int, **options: Any) -> None:
-        super().__init__(space, **options)
-        self.steps = steps
+    def __init__(
+        self,
+        axes: Sequence[Parameter],
+        *,
+        sampler: str,
+        seed: int,
+        mode: str,
+        trials: int,
+        points: Sequence[Mapping[str, Any]] = (),
+        entries: Sequence[Entry] = (),
+    ) -> None:
+        self.axes, self.sampler, self.seed = axes, sampler, seed
+        self.startup = min(10, max(3, trials // 3))
+        self.study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
+        self.asked: dict[int, optuna.Trial] = {}
+        for entry in entries:
+            if entry.ended:
+                self.study.add_trial(frozen(entry, axes))
+            else:
+                self.study.enqueue_trial(encode(axes, entry.values))
+        for point in points[len(entries) :]:
+            self.study.enqueue_trial(encode(axes, point))
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next configuration, with the trial's number besides: Tune's ids are random."""
-        drawn = super().suggest(trial_id)
-        return None if drawn is None else {**drawn, NUMBER: self._ot_trials[trial_id].number}
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: Ray decides what is stopped, and Optuna is told the last value at the end."""
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if trial_id in self._completed_trials or trial_id not in self._ot_trials:
-            return
-        study = self._ot_study
-        assert study is not None
-        value = (result or {}).get(self.metric)
-        trial = self._ot_trials[trial_id]
-        if error or result is None or value is None or value != value:
-            study.tell(trial, state=TrialState.FAIL)
-        elif result["step"] < int(trial.params.get("steps", self.steps)):
-            trial.report(value, result["step"])
-            study.tell(trial, state=TrialState.PRUNED)
+    def ask(self) -> dict[str, Any]:
+        known = self.study.get_trials(deepcopy=False)
+        seed = (self.seed * 1_000_003 + sum(trial.state != TrialState.WAITING for trial in known)) % 2**32
+        if self.sampler == "tpe":
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.startup)
         else:
-            study.tell(trial, value)
-        self._completed_trials.add(trial_id)
+            self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
+        trial = self.study.ask({axis.name: axis.distribution for axis in self.axes})
+        self.asked[trial.number] = trial
+        return decode(self.axes, trial.params)
 
-    def finished(self) -> list[FrozenTrial]:
-        """The trials that ended, as Optuna knows them."""
-        assert self._ot_study is not None
-        return [trial for trial in self._ot_study.trials if trial.state.is_finished()]
+    def tell(self, entry: Entry) -> None:
+        trial = self.asked.pop(entry.number)
+        for step, value in entry.history:
+            trial.report(value, step)
+        state = STATES[entry.state]
+        self.study.tell(trial, entry.metric if state == TrialState.COMPLETE else None, state)
 
 
-def build_searcher(search: SearchConfig, axes: Sequence[Parameter], steps: int) -> BudgetAwareSearch:
-    """The sampler of a search, with its start points queued."""
-    if search.sampler == "tpe":
-        startup = min(10, max(3, search.trials // 3))
-        sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=startup)
-    else:
-        sampler = optuna.samplers.RandomSampler(seed=search.seed)
-    return BudgetAwareSearch(
-        {axis.name: axis.distribution for axis in axes},
-        steps=steps,
-        metric=search.metric,
-        mode=search.mode,
-        sampler=sampler,
-        points_to_evaluate=[encode(axes, point) for point in search.start[: search.trials]] or None,
+STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+def frozen(entry: Entry, axes: Sequence[Parameter]) -> optuna.trial.FrozenTrial:
+    """A trial that ended, as Optuna keeps it: one that was stopped early is pruned, not complete."""
+    state = STATES[entry.state]
+    return optuna.trial.create_trial(
+        state=state,
+        params=encode(axes, entry.values),
+        distributions={axis.name: axis.distribution for axis in axes},
+        value=None if state == TrialState.FAIL else entry.metric,
+        intermediate_values=dict(entry.history),
     )
 
 
-def export_study(path: Path, name: str, mode: str, trials: Sequence[FrozenTrial]) -> optuna.Study:
-    """Write finished trials to an Optuna database, which optuna-dashboard opens; replaces the file."""
-    part = path.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    direction = optuna.study.StudyDirection.MAXIMIZE if mode == "max" else optuna.study.StudyDirection.MINIMIZE
-    study = optuna.create_study(storage=f"sqlite:///{part}", study_name=name, direction=direction)
-    study.add_trials(list(trials))
-    study._storage.remove_session()
-    os.replace(part, path)
-    return optuna.load_study(study_name=name, storage=f"sqlite:///{path}")
+class PlanProposer:
+    """Nothing is drawn: the ledger holds all trials before the first starts."""
 
-
-def figures(study: optuna.Study) -> dict[str, Any]:
-    """optuna.visualization's plots of a study, as plotly figures by name."""
-    if not any(trial.state == TrialState.COMPLETE for trial in study.trials):
+    def ask(self) -> Mapping[str, Any]:
         return {}
-    visualization = optuna.visualization
-    plots = {
-        "history": visualization.plot_optimization_history(study),
-        "slice": visualization.plot_slice(study),
-        "parallel_coordinate": visualization.plot_parallel_coordinate(study),
-    }
-    values = {trial.value for trial in study.trials if trial.state == TrialState.COMPLETE}
-    if len(values) > 1:  # importance has nothing to explain in one value
-        plots["importance"] = visualization.plot_param_importances(study)
-    return plots
+
+    def tell(self, entry: Entry) -> None:
+        pass
+
+
+class LedgerSearch(Searcher):
+    """Answers Tune from a ledger: first what has not ended, then what the proposer draws, up to a number of trials.
+
+    Args:
+        steps: length of a trial whose values do not set it.
+        deadline: by time.monotonic(); after it no trial starts.
+    """
+
+    def __init__(self, ledger: Ledger, proposer: Proposer, trials: int, steps: int, deadline: float = float("inf")):
+        super().__init__()
+        self.ledger, self.proposer, self.trials, self.steps, self.deadline = ledger, proposer, trials, steps, deadline
+        self.unfinished = [entry for entry in ledger.entries if not entry.ended]
+        self.running: dict[str, Entry] = {}
+
+    def set_search_properties(self, *args: Any, **options: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """The number of the next trial."""
+        if time.monotonic() > self.deadline:
+            return Searcher.FINISHED
+        if self.unfinished:
+            entry = self.unfinished.pop(0)
+            self.proposer.ask()
+        elif len(self.ledger.entries) < self.trials:
+            values = dict(self.proposer.ask())
+            entry = self.ledger.add(values, int(values.get("steps", self.steps)))
+        else:
+            return Searcher.FINISHED
+        self.running[trial_id] = entry
+        return {NUMBER: entry.number}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        entry = self.running.pop(trial_id, None)
+        if entry is None:
+            return
+        if error or entry.reason is not None:
+            self.ledger.end(entry, "failed", "its process died: killed, or out of memory")
+        else:
+            self.ledger.end(entry, "complete" if entry.step >= entry.steps else "stopped")
+        self.proposer.tell(entry)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is on disk."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError

@@ -1,5 +1,6 @@
 """Where the training loop runs: this process, a Ray Train worker, or a Ray Tune trial. The loop knows none of them."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +18,10 @@ class Progress(NamedTuple):
     lambda_: float | None = None
     val_miou: float | None = None
     best: float | None = None
+
+
+class StoppedEarly(Exception):
+    """A search has decided that a trial is not worth its remaining steps."""
 
 
 class Session(Protocol):
@@ -39,7 +44,11 @@ class Session(Protocol):
         ...
 
     def report(self, metrics: dict[str, float]) -> None:
-        """Called by every worker after each evaluation; a search may end the trial here by raising SystemExit."""
+        """Called by every worker after each evaluation.
+
+        Raises:
+            StoppedEarly: the trial of a search shall end here.
+        """
         ...
 
     def stopping(self) -> bool:
@@ -69,12 +78,17 @@ class LocalSession:
 
 @dataclass
 class TrialSession(LocalSession):
-    """One worker that is a trial of a search."""
+    """One worker that is a trial of a search.
+
+    Args:
+        tell: passes a report to the search; False ends the trial.
+    """
+
+    tell: Callable[[dict[str, float]], bool] = lambda metrics: True
 
     def report(self, metrics: dict[str, float]) -> None:
-        from ray import tune
-
-        tune.report(metrics)
+        if not self.tell(metrics):
+            raise StoppedEarly
 
 
 class TrainSession:
@@ -113,3 +127,23 @@ class TrainSession:
 
     def stopping(self) -> bool:
         return False
+
+
+class TrialGroupSession(TrainSession):
+    """One of several workers that are a trial of a search together."""
+
+    def show(self, progress: Progress) -> None:
+        pass
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """Rank 0 tells the trial's actor through the board and waits for its answer, all others for rank 0."""
+        import ray
+
+        stop = torch.zeros(1, device=self.device)
+        if self.rank == 0:
+            number = ray.get(self.board.report.remote(metrics))
+            while (answer := ray.get(self.board.answer.remote(number))) is None:
+                time.sleep(0.02)
+            stop += not answer
+        if self.mean(stop).item() > 0:
+            raise StoppedEarly

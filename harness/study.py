@@ -1,194 +1,148 @@
-"""A search from the first trial to the best configuration."""
+"""A command's work on a study, from Ray's start to MLflow's last state."""
 
-import csv
-import math
+import dataclasses
+import logging
 import os
-from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
-from rich.table import Table
+import yaml
+from sqlalchemy.exc import SQLAlchemyError
 
-from harness import console, runs
-from harness.cluster import connected
-from harness.config import TrainConfig, flatten, override, to_yaml
-from harness.console import out, share
-from harness.scheduler import build_scheduler
-from harness.searcher import BudgetAwareSearch, build_searcher, export_study, figures
-from harness.space import Parameter, SearchConfig, bounds, parameters
-from harness.tracking import TRIAL, Run, children
-from harness.trial import Study, reason, run_trial
-from harness.watcher import Follower, Outcome, Watcher, leaf, short
-
-TUNE_FOLDER = "tune"
+from harness import console, report, runs
+from harness.cluster import connected, state_api_answers
+from harness.config import TrainConfig, flatten
+from harness.console import Interrupts, Refused, out
+from harness.phases import StudyRun
+from harness.space import Resources, SearchConfig
+from harness.tracking import MlflowException, Run
 
 
 def run_study(
-    search: SearchConfig, base: TrainConfig, folder: Path, record: runs.Record, options: Any, resume: str
+    search: SearchConfig,
+    base: TrainConfig,
+    folder: Path,
+    record: runs.Record,
+    options: Any,
+    resume: str,
+    interrupts: Interrupts,
 ) -> int:
-    """Run or resume a search; leaves MLflow's runs in their true states however it ends."""
-    axes = parameters(search, base, folder / "space.yaml")
-    study = Study(base, axes, folder, record, search.resources.cpus, search.resources.gpus)
+    """Run or resume a study; leaves MLflow's runs in their true states however it ends."""
+    with runs.held(folder):
+        parent, status = reopened(record), "FAILED"
+        work = StudyRun(search, base, folder, record, interrupts)
+        try:
+            interrupts.deferred = False
+            interrupts.check()
+            log_study(parent, search, base, folder)
+            run_phases(work, options)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            out.print(f"interrupted after {work.trials.ended} trials; go on with: {resume}")
+            return console.INTERRUPTED
+        except BaseException as error:
+            parent.failed(error)
+            console.err.print(f"failed; once the cause is gone, go on with: {resume}", markup=False)
+            raise
+        finally:
+            interrupts.hush()
+            ray.shutdown()  # ends trials that still run, before their states are put right
+            work.close_children("KILLED")
+            parent.finish(status)
+        record.end(folder)
+        return console.DONE
+
+
+def reopened(record: runs.Record) -> Run:
+    """The study's parent run, running again.
+
+    Raises:
+        Refused: its MLflow store does not answer.
+    """
     parent = Run(record.tracking_uri, record.run_id)
-    status, watcher = "FAILED", Watcher(search, study)
     try:
         parent.restart()
-        with connected(options.address, options.verbose, num_cpus=max(os.cpu_count() or 1, search.resources.cpus)):
-            announce(search, base, folder, options)
-            with watcher:
-                searcher = fit(search, study, resume=options.resume)
-        if watcher.interrupted:
-            raise KeyboardInterrupt
-        close_children(study, watcher, "KILLED")
-        code = conclude(search, study, watcher, searcher, parent, resume)
-        status = "FINISHED" if code == console.DONE else "FAILED"
-        return code
-    except KeyboardInterrupt:
-        status = "KILLED"
-        out.print(f"interrupted after {watcher.count('complete', 'stopped', 'failed')} trials; go on with: {resume}")
-        return console.INTERRUPTED
-    except BaseException as error:
-        parent.tags({"harness.reason": reason(error)})
-        console.err.print(f"failed; once the cause is gone, go on with: {resume}", markup=False)
-        raise
-    finally:
-        if status != "FINISHED":
-            close_children(study, watcher, status)
-        parent.finish(status)
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        raise Refused(f"{record.tracking_uri}: the study's MLflow store must answer, but: {reason}") from error
+    return parent
 
 
-def announce(search: SearchConfig, base: TrainConfig, folder: Path, options: Any) -> None:
+def run_phases(work: StudyRun, options: Any) -> None:
+    """The search, its result, the answer."""
+    resources = work.search.resources
+    if not options.verbose:
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints the traceback of a failed trial
+    refuse_leaks(resources)
+    work.at_once = at_once(resources)
+    announce(work, options)
+    work.run_search()
+    if not work.conclude_search():
+        reason = report.most_common_reason(work.trials.entries)
+        raise console.Failed(f"no trial got to a result; the most common reason, {reason}")
+    work.answer()
+
+
+def log_study(run: Run, search: SearchConfig, base: TrainConfig, folder: Path) -> None:
+    """The study's parameters, files and splits; once more when it is resumed, in case it was cut short."""
+    shown = {key: value for key, value in dataclasses.asdict(search).items() if key not in ("train", "space", "start")}
+    space = {
+        f"space.{key}": yaml.safe_dump(spec, default_flow_style=True).strip() for key, spec in search.space.items()
+    }
+    run.params(flatten(base) | {f"search.{key}": value for key, value in shown.items()} | space)
+    for name in ("space.yaml", "config.yaml"):
+        run.file(folder / name)
+    for path in sorted((folder / "splits").iterdir()):
+        run.file(path, "splits")
+
+
+def ray_for(resources: Resources, options: Any) -> AbstractContextManager[None]:
+    """Ray for a study. One of our own has as many cores as a trial needs even where there are fewer."""
+    return connected(
+        options.address,
+        options.verbose,
+        preload="harness.trial",
+        num_cpus=max(os.cpu_count() or 1, resources.all_cpus),
+        include_dashboard=resources.group > 1,  # for the State API
+    )
+
+
+def refuse_leaks(resources: Resources) -> None:
+    if resources.group > 1 and not state_api_answers():
+        raise Refused(
+            "resources.workers: trials of several workers need Ray's State API, which frees what a killed trial leaves"
+            f" behind, but it does not answer (is ray[default] installed?); got {resources.group}."
+        )
+
+
+def at_once(resources: Resources) -> int:
+    """How many trials fit at a time."""
+    fit = 0
+    for node in ray.nodes():
+        there = node["Resources"] if node["Alive"] else {}
+        workers = int(there.get("CPU", 0) // resources.cpus)
+        if resources.gpus:
+            on_each = int(1 / resources.gpus + 1e-9) if resources.gpus < 1 else 1
+            workers = min(workers, on_each * int(there.get("GPU", 0)))
+        fit += workers
+    if fit < resources.group:
+        raise Refused(f"resources: {resources.group} worker(s) a trial asked for, but there is room for {fit}.")
+    return fit // resources.group
+
+
+def announce(work: StudyRun, options: Any) -> None:
     """Say what will run, and how many at a time."""
-    there, each = ray.cluster_resources(), search.resources
-    at_once = int(there.get("CPU", 0) // each.cpus)
-    if each.gpus:
-        at_once = min(at_once, int(there.get("GPU", 0) / each.gpus + 1e-9))
+    search, each = work.search, work.search.resources
     verb = "resuming" if options.resume else "searching"
     stopping = "ASHA" if search.early_stopping else "no early stopping"
-    share_of = f"{each.cpus} core(s)" + (f" and {each.gpus:g} GPU" if each.gpus else "")
+    budget = f", {search.budget_minutes:g} min at most" if search.budget_minutes else ""
+    share_of = f"{each.all_cpus} core(s)" + (f" and {each.gpus:g} GPU" if each.gpus else "")
+    group = f" in {each.group} workers" if each.group > 1 else ""
     out.print(
-        f"[bold]{verb} {runs.shown(folder)}[/]  {search.trials} trials of up to {base.steps} steps over "
-        f"{', '.join(search.space)}; {search.sampler}, {stopping}; {at_once} at a time on {share_of} each"
+        f"[bold]{verb} {runs.shown(work.folder)}[/]  {work.total} trials of up to {work.longest} steps over "
+        f"{', '.join(search.space)}; {search.sampler}, {stopping}{budget}; "
+        f"{work.at_once} at a time on {share_of} each{group}"
     )
-
-
-def fit(search: SearchConfig, study: Study, resume: bool) -> BudgetAwareSearch:
-    """Let Tune run the trials; returns the searcher with all it learnt."""
-    steps = longest(search, study.base)
-    trainable = tune.with_resources(
-        tune.with_parameters(run_trial, study=study), {"cpu": study.cpus, "gpu": study.gpus}
-    )
-    home = study.folder / TUNE_FOLDER
-    if resume and tune.Tuner.can_restore(str(home)):
-        tuner = tune.Tuner.restore(str(home), trainable, resume_unfinished=True)
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                metric=search.metric,
-                mode=search.mode,
-                search_alg=build_searcher(search, study.axes, steps),
-                scheduler=build_scheduler(search, study.folder, steps),
-                num_samples=search.trials,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name=TUNE_FOLDER,
-                storage_path=str(study.folder),
-                verbose=0,
-                callbacks=[Follower()],
-                failure_config=tune.FailureConfig(max_failures=0),
-            ),
-        )
-    tuner.fit()
-    return searcher_of(tuner)
-
-
-def searcher_of(tuner: tune.Tuner) -> BudgetAwareSearch:
-    searcher = tuner._local_tuner._tune_config.search_alg  # type: ignore[union-attr]
-    assert isinstance(searcher, BudgetAwareSearch)
-    return searcher
-
-
-def longest(search: SearchConfig, base: TrainConfig) -> int:
-    """Steps of the longest trial; `steps` itself may be searched over."""
-    spec = search.space.get("steps")
-    return base.steps if spec is None else max(bounds(spec))
-
-
-def close_children(study: Study, watcher: Watcher, status: str) -> None:
-    """End the MLflow runs whose trial was killed before it could do so itself."""
-    record = study.record
-    for run in children(record.tracking_uri, record.experiment_id, record.run_id):
-        if run.info.status == "RUNNING":
-            outcome = watcher.outcomes.get(run.data.tags.get(TRIAL, ""))
-            failed = outcome is not None and outcome.state == "failed"
-            Run(record.tracking_uri, run.info.run_id).finish("FAILED" if failed else status)
-
-
-# -- the result -------------------------------------------------------------------------------------------------------
-
-
-def conclude(
-    search: SearchConfig, study: Study, watcher: Watcher, searcher: BudgetAwareSearch, parent: Run, resume: str
-) -> int:
-    """Print and log the trials, the best configuration and the plots."""
-    outcomes = sorted(watcher.outcomes.values(), key=lambda outcome: outcome.number)
-    best = watcher.best()
-    show_trials(search, outcomes, best)
-    write_trials(study.folder / "trials.csv", study.axes, search.metric, outcomes)
-    parent.file(study.folder / "trials.csv")
-    if best is None:
-        console.err.print(f"failed: no trial got as far as an evaluation; their reasons: {runs.shown(study.folder)}")
-        return console.FAILED
-    best_config = override(study.base, best.values)
-    best_file = study.folder / "best.yaml"
-    best_file.write_text(to_yaml(best_config))
-    parent.file(best_file)
-    parent.tags({"harness.best_trial": str(best.number)})
-    log_insight(search, study, searcher, parent)
-    study.record.end(study.folder)
-    show_best(search, study, best, best_file)
-    return console.DONE
-
-
-def show_trials(search: SearchConfig, outcomes: Sequence[Outcome], best: Outcome | None) -> None:
-    table = Table(title="trials")
-    for name in ("trial", *(leaf(key) for key in search.space), search.metric, "steps", "", "time"):
-        table.add_column(name, justify="right")
-    sign = -1 if search.mode == "max" else 1
-    ranked = sorted(outcomes, key=lambda one: (one.state != "complete", sign * (one.metric or -sign * math.inf)))
-    for outcome in ranked:
-        values = [short(value) for value in outcome.values.values()]
-        row = [str(outcome.number), *values, share(outcome.metric), str(outcome.step), outcome.state]
-        table.add_row(*row, f"{outcome.seconds:.0f} s", style="bold green" if outcome is best else None)
-    out.print(table)
-
-
-def write_trials(path: Path, axes: Sequence[Parameter], metric: str, outcomes: Sequence[Outcome]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", *(axis.key for axis in axes), metric, "steps", "state", "seconds"])
-        for one in outcomes:
-            values = [one.values[axis.key] for axis in axes]
-            writer.writerow([one.number, *values, one.metric, one.step, one.state, round(one.seconds, 1)])
-
-
-def log_insight(search: SearchConfig, study: Study, searcher: BudgetAwareSearch, parent: Run) -> None:
-    """optuna.visualization's plots, and a database for optuna-dashboard."""
-    path = study.folder / "optuna.db"
-    exported = export_study(path, study.folder.name, search.mode, searcher.finished())
-    parent.file(path)
-    for name, figure in figures(exported).items():
-        parent.figure(f"plots/{name}.html", figure)
-
-
-def show_best(search: SearchConfig, study: Study, best: Outcome, best_file: Path) -> None:
-    flat = flatten(override(study.base, best.values))
-    found = ", ".join(f"{key} {short(flat[key])}" for key in search.space)
-    out.print(f"[bold]best: {search.metric} {share(best.metric)}[/] (trial {best.number}) with {found}")
-    out.print(f"its IoU on val: {', '.join(f'{name} {share(iou)}' for name, iou in best.class_iou.items())}")
-    out.print(f"train with it:  python -m harness.train --config {runs.shown(best_file)}")
-    out.print("look at it all: python -m harness.ui")

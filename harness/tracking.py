@@ -17,7 +17,13 @@ for _name in ("mlflow", "alembic"):  # after the import, which sets levels of it
 
 PARENT = "mlflow.parentRunId"
 TRIAL = "harness.trial_id"
+REASON = "harness.reason"
 DESCRIPTION = "mlflow.note.content"
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, for a table or a tag."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 def default_uri() -> str:
@@ -35,6 +41,11 @@ def open_experiment(uri: str, name: str) -> str:
         return experiment.experiment_id
     location = (Path.cwd() / "mlruns").as_uri() if uri.startswith("sqlite:///") else None
     return client.create_experiment(name, artifact_location=location)
+
+
+def repeated_by(command: str) -> dict[str, str]:
+    """Tags that put the one command that repeats a run onto its page."""
+    return {"harness.command": command, DESCRIPTION: f"Repeat: `{command}`"}
 
 
 class Run:
@@ -55,11 +66,15 @@ class Run:
         return cls(uri, run.info.run_id)
 
     def restart(self) -> None:
-        """Mark a run that ended as running again."""
+        """Mark a run that ended as running again; why it failed then is no longer true."""
         self.client.update_run(self.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+        if REASON in self.client.get_run(self.run_id).data.tags:
+            self.client.delete_tag(self.run_id, REASON)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        params = [Param(key, str(value)) for key, value in values.items()]
+        """Note parameters; those that are known, from before an interruption, stay as they are."""
+        known = self.client.get_run(self.run_id).data.params
+        params = [Param(key, str(value)) for key, value in values.items() if key not in known]
         self.client.log_batch(self.run_id, params=params)
 
     def tags(self, values: Mapping[str, str]) -> None:
@@ -83,6 +98,9 @@ class Run:
     def file(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.run_id, str(path), folder)
 
+    def folder(self, path: Path, name: str) -> None:
+        self.client.log_artifacts(self.run_id, str(path), name)
+
     def figure(self, name: str, figure: Any) -> None:
         """A matplotlib or plotly figure under a file name."""
         self.client.log_figure(self.run_id, figure, name)
@@ -103,16 +121,20 @@ class Run:
             self.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
 
+    def failed(self, error: BaseException) -> None:
+        """Note on the run's page, in one line, why it failed."""
+        self.tags({REASON: one_line(error)})
+
     def finish(self, status: str) -> None:
         """`status`: FINISHED, FAILED or KILLED."""
         self.flush()
         self.client.set_terminated(self.run_id, status)
 
 
-def children(uri: str, experiment_id: str, parent_id: str) -> list[Any]:
-    """All runs of a search, but its parent."""
+def children(uri: str, experiment_id: str, parent_id: str, trial: str | None = None) -> list[Any]:
+    """All runs of a search, but its parent; or those of one trial."""
     client, found, token = MlflowClient(uri), [], None
-    query = f"tags.`{PARENT}` = '{parent_id}'"
+    query = f"tags.`{PARENT}` = '{parent_id}'" + (f" AND tags.`{TRIAL}` = '{trial}'" if trial else "")
     while True:
         page = client.search_runs([experiment_id], query, ViewType.ACTIVE_ONLY, 1000, page_token=token)
         found += list(page)
@@ -121,4 +143,14 @@ def children(uri: str, experiment_id: str, parent_id: str) -> list[Any]:
             return found
 
 
-__all__ = ["DESCRIPTION", "PARENT", "TRIAL", "MlflowException", "Run", "children", "default_uri", "open_experiment"]
+__all__ = [
+    "DESCRIPTION",
+    "PARENT",
+    "REASON",
+    "TRIAL",
+    "MlflowException",
+    "Run",
+    "children",
+    "default_uri",
+    "open_experiment",
+]

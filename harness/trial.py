@@ -1,6 +1,10 @@
-"""One trial of a search, in a Ray actor that is used again for the next."""
+"""One trial of a study, in a Ray actor that is used again for the next; of several workers, in a TorchTrainer below."""
 
-from collections.abc import Sequence
+import fcntl
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,12 +12,22 @@ from typing import Any
 import torch
 from ray import tune
 
+from classmix_core.errors import DataError
 from harness import runs
-from harness.config import TrainConfig, flatten, override, to_yaml
-from harness.session import TrialSession
-from harness.space import NUMBER, Parameter, decode
-from harness.tracking import DESCRIPTION, PARENT, TRIAL, Run
-from harness.worker import Job, train
+from harness.cluster import train_in_group
+from harness.config import ConfigError, TrainConfig, flatten, override, to_yaml
+from harness.files import replacing
+from harness.ledger import Phase, read_entry
+from harness.searcher import NUMBER
+from harness.session import StoppedEarly, TrialSession
+from harness.space import Resources
+from harness.tracking import PARENT, TRIAL, Run, children, one_line, repeated_by
+from harness.worker import Job, Purpose, TrainingError, train
+
+HARMLESS = (TrainingError, ConfigError, DataError, torch.OutOfMemoryError, MemoryError)
+"""After these a process is as good as before; after any other error it is replaced."""
+FAILED = "failed"
+"""Under which a trial reports why it failed."""
 
 
 @dataclass(frozen=True)
@@ -21,60 +35,98 @@ class Study:
     """What every trial is given."""
 
     base: TrainConfig
-    axes: Sequence[Parameter]
     folder: Path
     record: runs.Record
-    cpus: int
-    gpus: float
+    resources: Resources
+    metric: str
+    """What is sought."""
+    phase: Phase = "trials"
 
-    def trial_folder(self, trial_id: str) -> Path:
-        return self.folder / "trials" / trial_id
-
-    def steps(self, values: dict[str, Any]) -> int:
-        """Length of a trial; it may be searched over."""
-        return int(values.get("steps", self.base.steps))
+    def trial_folder(self, number: int) -> Path:
+        return self.folder / self.phase / f"{number:03d}"
 
 
-def run_trial(drawn: dict[str, Any], study: Study) -> None:
+def run_trial(given: dict[str, Any], study: Study) -> None:
     """Train one configuration, reporting each evaluation; goes on from its checkpoint if it has one."""
-    trial_id = tune.get_context().get_trial_id()
-    assert trial_id is not None
-    config = override(study.base, decode(study.axes, drawn))
-    folder = study.trial_folder(trial_id)
-    torch.set_num_threads(study.cpus)
-    run = open_trial_run(study, trial_id, drawn[NUMBER], folder, config)
-    status, job = "FAILED", Job(config, folder, study.record.tracking_uri, run.run_id, final=False)
-    device = torch.device("cuda", 0) if study.gpus else torch.device("cpu")
-    try:
-        train(job, TrialSession(device, show=lambda progress: None))
-        status = "FINISHED"
-    except SystemExit:  # how Tune ends a trial, inside its report: stopped early, or at its last step
-        status = "FINISHED"
-        raise
-    except Exception as error:
-        run.tags({"harness.reason": reason(error)})
-        raise
-    finally:
-        run.finish(status)
+    folder = study.trial_folder(given[NUMBER])
+    torch.set_num_threads(study.resources.cpus)
+    with alone_in(folder):
+        entry = read_entry(folder)
+        if entry.stop:  # killed between the verdict and the end
+            return
+        run, status = None, "FAILED"
+        try:
+            config = override(study.base, entry.values)
+            run = open_trial_run(study, entry.number, folder, config)
+            purpose: Purpose = "trial" if study.phase == "trials" else "confirmation"
+            job = Job(config, folder, study.record.tracking_uri, run.run_id, purpose)
+            train_trial(job, study, lambda metrics: report(metrics, study.metric, folder))
+            status = "FINISHED"
+        except StoppedEarly:
+            status = "FINISHED"
+        except Exception as error:
+            if run:
+                run.failed(error)
+                run.text("traceback.txt", traceback.format_exc())
+            tune.report({FAILED: one_line(error)})
+            if not isinstance(error, HARMLESS):
+                raise
+        finally:
+            if run:
+                run.finish(status)
 
 
-def open_trial_run(study: Study, trial_id: str, number: int, folder: Path, config: TrainConfig) -> Run:
+def train_trial(job: Job, study: Study, tell: Callable[[dict[str, float]], bool]) -> None:
+    resources = study.resources
+    if resources.group > 1:
+        train_in_group(job, resources, tell)
+        return
+    device = torch.device("cuda", 0) if resources.gpus else torch.device("cpu")
+    train(job, TrialSession(device, show=lambda progress: None, tell=tell))
+
+
+def report(metrics: dict[str, float], sought: str, folder: Path) -> bool:
+    """Tell Tune, which has decided when this returns; whether the trial shall go on.
+
+    Raises:
+        TrainingError: what is sought is not a number: a class that is neither there nor predicted.
+    """
+    value = metrics.get(sought, 0.0)
+    if value != value:
+        raise TrainingError(f"{sought} is not a number at step {metrics['step']:.0f}.")
+    tune.report(metrics)
+    return not read_entry(folder).stop
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is at work there: a worker outlives the kill -9 of its driver by seconds."""
+    with (folder / "lock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(str(os.getpid()))  # for a person who wonders what runs there
+        file.flush()
+        yield
+
+
+def open_trial_run(study: Study, number: int, folder: Path, config: TrainConfig) -> Run:
     """The MLflow run of a trial: a new one, or the one from before an interruption."""
-    uri, known = study.record.tracking_uri, folder / "mlflow_run_id"
+    record, name = study.record, f"{study.phase}/{number:03d}"
+    known = folder / "mlflow_run_id"
     if known.exists():
-        run = Run(uri, known.read_text())
+        run = Run(record.tracking_uri, known.read_text())
         run.restart()
         return run
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(to_yaml(config))
-    repeat = f"python -m harness.train --config {runs.shown(folder / 'config.yaml')}"
-    tags = {PARENT: study.record.run_id, TRIAL: trial_id, DESCRIPTION: f"Repeat: `{repeat}`", "harness.command": repeat}
-    run = Run.create(uri, study.record.experiment_id, f"trial {number}", tags)
-    known.write_text(run.run_id)
+    before = children(record.tracking_uri, record.experiment_id, record.run_id, name)
+    if before:  # killed before its id was noted
+        run = Run(record.tracking_uri, before[0].info.run_id)
+    else:
+        repeat = f"python -m harness.train --config {runs.shown(folder / 'config.yaml')}"
+        tags = {PARENT: record.run_id, TRIAL: name, "harness.role": study.phase, **repeated_by(repeat)}
+        title = f"trial {number}" if study.phase == "trials" else f"confirmation {number}"
+        run = Run.create(record.tracking_uri, record.experiment_id, title, tags)
     run.params(flatten(config))
+    with replacing(known) as part:
+        part.write_text(run.run_id)
     return run
-
-
-def reason(error: BaseException) -> str:
-    """An error as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]

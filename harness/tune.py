@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from rich.markup import escape
 
 import harness  # noqa: F401
+from classmix_core.data import check_data
+from classmix_core.errors import DataError
 from harness import console, runs
+from harness.axes import parameters, planned
 from harness.config import ConfigError, Parser, TrainConfig, flatten, make_parser, to_yaml, train_config
 from harness.console import Refused
-from harness.space import Resources, SearchConfig, parameters, read_space
+from harness.space import Resources, SearchConfig, read_space
 from harness.train import add_common, check, open_experiment
 
 DESCRIPTION = "Search hyperparameters of ClassMix: every value of TrainConfig can be an axis."
@@ -46,7 +49,7 @@ def as_flags(values: dict[str, Any], prefix: str) -> list[str]:
         if isinstance(value, dict):
             flags += as_flags(value, f"{prefix}{key}.")
         else:
-            flags.append(f"--{prefix}{key}={json.dumps(value)}")
+            flags.append(f"--{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}")
     return flags
 
 
@@ -57,18 +60,30 @@ def main(args: Sequence[str] | None = None) -> int:
         folder, record = runs.find_unfinished(storage, options.name, "tune")
         refuse_changes(options)
         search, base = read_study(folder)
+        enough(search.resources, options.address)
+        if not (folder / "trials.csv").is_file():  # after the search val is not needed, and test is read then
+            check(base, ("val",))
     else:
         search, base, source = new_study(options, args)
-        parameters(search, base, source)  # refuses what cannot be searched
+        planned(search, parameters(search, base, source), source)  # refuses what cannot be searched
         folder = runs.new_folder(storage, options.name, "tune")
         enough(search.resources, options.address)
-        check(base)
+        check(base, ("val",))
+        if search.confirm.wanted:
+            warn_of_test(base)
         check_metric(search.metric, base)
-        record = start_study(search, base, folder, options.tracking_uri)
-    from harness.study import run_study
+    from harness.study import ray_for, run_study  # slow to import, and nothing may be begun before it can go on
 
-    resume = runs.resume_command("harness.tune", folder, options.storage_path, options.address)
-    return run_study(search, base, folder, record, options, resume)
+    try:
+        with console.Interrupts("stopping the trials") as interrupts, ray_for(search.resources, options):
+            interrupts.install()
+            interrupts.deferred = True  # until the study, which exists from now on, can say how to go on with it
+            if not options.resume:  # while Ray's processes import what trials need
+                record = start_study(search, base, folder, options.tracking_uri)
+            resume = runs.resume_command("harness.tune", folder, options.storage_path, options.address)
+            return run_study(search, base, folder, record, options, resume, interrupts)
+    except (KeyboardInterrupt, SystemExit):  # before the study began; the latter from Ray's own handler of SIGTERM
+        return console.INTERRUPTED
 
 
 def new_study(options: Any, args: Sequence[str] | None) -> tuple[SearchConfig, TrainConfig, Path]:
@@ -139,16 +154,28 @@ def enough(resources: Resources, address: str | None) -> None:
         from harness.cluster import cluster_resources
 
         there, where = cluster_resources(address), f"the cluster at {address}"
-    for name, asked, unit in (("gpus", resources.gpus, "GPU"), ("cpus", resources.cpus, "CPU")):
+    cpus = resources.cpus if address is None else resources.all_cpus  # a Ray of our own counts as many as needed
+    for name, asked, unit in (("gpus", resources.gpus, "GPU"), ("cpus", cpus, "CPU")):
         have = there.get(unit, 0)
         if asked > have:
             raise Refused(f"resources.{name}: {asked:g} asked for each trial, but {where} has {have:g} {unit}s.")
 
 
+def warn_of_test(base: TrainConfig) -> None:
+    """The search never opens test, so it can start before that is there; better to hear of it now than in the end."""
+    from harness.worker import load_data_once
+
+    try:
+        data = load_data_once(base.data, ("test",))
+        console.checking(check_data(data, base.data, unlabelled=base.ssl.unlabelled_weight > 0))
+    except DataError as error:
+        console.err.print(f"[yellow]warning:[/] {escape(str(error))} The confirmation after the search will need it.")
+
+
 def check_metric(metric: str, base: TrainConfig) -> None:
     from harness.worker import load_data_once
 
-    known = ["val/miou", "val/accuracy", *(f"val/iou/{name}" for name in load_data_once(base.data).classes)]
+    known = ["val/miou", "val/accuracy", *(f"val/iou/{name}" for name in load_data_once(base.data, ("val",)).classes)]
     if metric not in known:
         raise Refused(f"metric: must be one of {', '.join(known)}, but got {metric!r}.")
 
@@ -156,6 +183,7 @@ def check_metric(metric: str, base: TrainConfig) -> None:
 def start_study(search: SearchConfig, base: TrainConfig, folder: Path, tracking_uri: str | None) -> runs.Record:
     """Make the study's folder, its MLflow experiment and the parent run."""
     from harness import tracking
+    from harness.worker import load_data_once
 
     uri = tracking_uri or tracking.default_uri()
     experiment = open_experiment(uri, folder.name)
@@ -163,29 +191,13 @@ def start_study(search: SearchConfig, base: TrainConfig, folder: Path, tracking_
     space_file, config_file = folder / "space.yaml", folder / "config.yaml"
     space_file.write_text(to_yaml(dataclasses.replace(search, train={})))
     config_file.write_text(to_yaml(base))
+    runs.write_splits(folder, load_data_once(base.data, ("val",)))
     repeat = f"python -m harness.tune --space {runs.shown(space_file)} --train {runs.shown(config_file)}"
-    tags = {"harness.command": repeat, tracking.DESCRIPTION: f"Repeat: `{repeat}`", "harness.role": "search"}
+    tags = {**tracking.repeated_by(repeat), "harness.role": "search"}
     run = tracking.Run.create(uri, experiment, folder.name, tags)
     record = runs.Record("tune", uri, experiment, run.run_id)
     record.write(folder)
-    with run.failing():
-        log_study(run, search, base, folder)
     return record
-
-
-def log_study(run: Any, search: SearchConfig, base: TrainConfig, folder: Path) -> None:
-    """The study's parameters, files and splits."""
-    from harness.worker import load_data_once
-
-    shown = {key: value for key, value in dataclasses.asdict(search).items() if key not in ("train", "space", "start")}
-    space = {
-        f"space.{key}": yaml.safe_dump(spec, default_flow_style=True).strip() for key, spec in search.space.items()
-    }
-    run.params(flatten(base) | {f"search.{key}": value for key, value in shown.items()} | space)
-    for name in ("space.yaml", "config.yaml"):
-        run.file(folder / name)
-    for path in runs.write_splits(folder, load_data_once(base.data)):
-        run.file(path, "splits")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 """The training loop, once, for a plain process, a Ray Train worker and a trial of a search."""
 
-import time
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from classmix_core.data import Data, DataConfig, load_data
+from classmix_core.data import EVALUATED, Data, DataConfig, Role, load_data
 from classmix_core.data.loader import TrainingSet, evaluation_batches, training_batches
 from classmix_core.data.samples import Samples
 from classmix_core.ema import make_teacher
@@ -18,16 +19,21 @@ from classmix_core.evaluate import evaluate, predict
 from classmix_core.metrics import class_iou, mean_iou, pixel_accuracy
 from classmix_core.models import build_model, head_prefixes
 from classmix_core.optim import build_optimizer, build_schedule
-from classmix_core.step import Batch, ClassMix, StepResult
+from classmix_core.step import Batch, ClassMix, Mixed
 from harness import checkpoint
 from harness.config import TrainConfig
+from harness.curve import Curve
 from harness.pictures import confusion_figure, mix_panel, prediction_panel
 from harness.session import Progress, Session
 from harness.tracking import Run
+from harness.weights import load_weights_into
 
 T = TypeVar("T")
 
 PANEL_ROWS = 4
+
+Purpose = Literal["run", "trial", "confirmation"]
+"""run: val as it goes, test in the end; trial: val alone; confirmation: test alone, after the last step."""
 
 
 class Interrupted(Exception):
@@ -47,14 +53,18 @@ class Job:
     """Of the run, on storage that all workers share."""
     tracking_uri: str
     run_id: str
-    final: bool = True
-    """Whether the run ends with the evaluation on test; a trial of a search never opens test."""
+    purpose: Purpose = "run"
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """What it may see besides what it learns from."""
+        return {"run": ("val", "test"), "trial": ("val",), "confirmation": ("test",)}[self.purpose]  # type: ignore[return-value]
 
 
-@lru_cache(maxsize=2)
-def load_data_once(config: DataConfig) -> Data:
+@lru_cache(maxsize=4)
+def load_data_once(config: DataConfig, roles: tuple[Role, ...] = EVALUATED) -> Data:
     """The data set, kept for the next trial in this process."""
-    return load_data(config)
+    return load_data(config, roles)
 
 
 def train(job: Job, session: Session) -> dict[str, float]:
@@ -76,7 +86,7 @@ class Trainer:
     def __init__(self, job: Job, session: Session) -> None:
         self.job, self.session, config = job, session, job.config
         self.config, self.device = config, session.device
-        self.data = load_data_once(config.data)
+        self.data = load_data_once(config.data, job.roles)
         self.num_classes = len(self.data.classes)
         self.run_log = Run(job.tracking_uri, job.run_id) if session.rank == 0 else None
         self.next_step = 0
@@ -86,16 +96,23 @@ class Trainer:
         self.unevaluated = False
         self.build()
 
+    @property
+    def own_seed(self) -> int:
+        """Of this worker, where workers must differ."""
+        return self.config.seed * 1_000_003 + self.session.rank
+
     def build(self) -> None:
         config = self.config
         torch.manual_seed(config.seed)  # the same weights on every worker
-        self.model = build_model(config.model, self.num_classes).to(self.device)
+        self.model = build_model(config.model, self.num_classes)
+        if config.model.weights and checkpoint.newest(self.job.folder) is None:
+            load_weights_into(self.model, config.model.weights)
+        self.model.to(self.device)
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.teacher = make_teacher(self.model)
-        own_seed = config.seed * 1_000_003 + self.session.rank
-        torch.manual_seed(own_seed)  # what is dropped out differs by worker
-        self.generator = torch.Generator(self.device).manual_seed(own_seed)
+        torch.manual_seed(self.own_seed)  # what is dropped out differs by worker
+        self.generator = torch.Generator(self.device).manual_seed(self.own_seed)
         if config.compile:
             self.model.compile()
             self.teacher.compile()
@@ -160,7 +177,7 @@ class Trainer:
         self.schedule.load_state_dict(shared["schedule"])
         if own is None or ("cuda" in own) != (self.device.type == "cuda"):
             # more workers than before, or another device: a stream of its own, no longer that of a straight run
-            self.generator.manual_seed(self.config.seed * 1_000_003 + self.session.rank + self.next_step)
+            self.generator.manual_seed(self.own_seed + self.next_step)
             return
         self.generator.set_state(own["generator"])
         torch.set_rng_state(own["torch"])
@@ -209,6 +226,8 @@ class Trainer:
             self.after_step()
         elif self.next_step >= self.config.steps:  # killed after the last checkpoint: what follows it may be missing
             self.finish()
+        elif self.next_step and self.next_step % self.config.eval_every == 0:  # its report may not have been heard
+            self.report()
         if self.next_step >= self.config.steps:
             return
         batches = self.batches()
@@ -223,24 +242,21 @@ class Trainer:
         done = step == config.steps
         if done or step % config.log_every == 0:
             self.log_curve()
-        evaluated = done or step % config.eval_every == 0
-        if evaluated:
+        at_mark = done or step % config.eval_every == 0
+        if at_mark and self.data.val is not None:
             self.validate()
         stopping = self.session.stopping()
-        if stopping or self.checkpoint_due(evaluated):
+        if stopping or done or step % (config.checkpoint_every or config.eval_every) == 0:
             self.save()
         if stopping and not done:
             raise Interrupted
         if done:
             self.finish()
-        elif evaluated:
-            self.session.report({"step": step, **self.metrics})
+        elif at_mark:
+            self.report()
 
-    def checkpoint_due(self, evaluated: bool) -> bool:
-        every = self.config.checkpoint_every
-        if every is None:
-            return evaluated
-        return self.next_step % every == 0 or self.next_step == self.config.steps
+    def report(self) -> None:
+        self.session.report({"step": self.next_step, **self.metrics})
 
     def images_per_step(self) -> int:
         data = self.config.data
@@ -251,7 +267,7 @@ class Trainer:
         if self.curve.count == 0:
             return
         values = self.curve.read(self.session.mean)
-        if values["train/loss"] != values["train/loss"] or abs(values["train/loss"]) == float("inf"):
+        if not math.isfinite(values["train/loss"]):
             if self.run_log:
                 self.run_log.flush()
             advice = "a lower optim.lr, or ssl.unlabelled_weight, may help"
@@ -268,8 +284,9 @@ class Trainer:
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
-    def count(self, samples: Samples, network: nn.Module) -> Tensor:
+    def count(self, samples: Samples | None, network: nn.Module) -> Tensor:
         """The confusion matrix over all workers."""
+        assert samples is not None, "a role that this job may not see"
         config = self.config
         batches = evaluation_batches(
             samples,
@@ -279,7 +296,9 @@ class Trainer:
             rank=self.session.rank,
             world_size=self.session.world_size,
         )
-        matrix = evaluate(network, self.until_stopped(batches), self.num_classes, self.device, config.precision)
+        views = config.eval.views()
+        stoppable = self.until_stopped(batches)
+        matrix = evaluate(network, stoppable, self.num_classes, self.device, config.precision, views=views)
         self.classmix.train_mode()
         return (self.session.mean(matrix.double()) * self.session.world_size).round().long()
 
@@ -290,6 +309,7 @@ class Trainer:
             yield batch
 
     def validate(self) -> None:
+        assert self.data.val is not None
         self.average_buffers()
         try:
             self.matrix = self.count(self.data.val, self.evaluated)
@@ -301,12 +321,12 @@ class Trainer:
         first = self.best["step"] < 0  # also where no pixel of val is labelled and mIoU is NaN
         if first or self.metrics["val/miou"] > self.best["val/miou"]:
             self.best = {"step": float(self.next_step), "val/miou": self.metrics["val/miou"]}
-            if self.run_log:
+            if self.run_log and self.job.purpose == "run":
                 checkpoint.save_weights(self.job.folder / checkpoint.BEST, self.evaluated)
         self.metrics["val/best_miou"] = self.best["val/miou"]
         if self.run_log:
             self.run_log.metrics(self.next_step, self.metrics)
-            if self.job.final or self.next_step == self.config.steps:
+            if self.job.purpose == "run" or self.next_step == self.config.steps:
                 self.log_panels()
             self.run_log.flush()
             self.show()
@@ -320,6 +340,7 @@ class Trainer:
     def log_panels(self) -> None:
         """The first unlabelled images mixed; the first of val with truth and prediction."""
         assert self.run_log
+        assert self.data.val is not None
         if self.config.ssl.unlabelled_weight:
             mixed = self.mix_of_first()
             self.run_log.image("mix", mix_panel(mixed, self.data.palette, PANEL_ROWS), self.next_step)
@@ -327,14 +348,12 @@ class Trainer:
         size = self.config.data.resize
         image, truth = next(evaluation_batches(rows, PANEL_ROWS, resize=size, resize_labels=True, rank=0, world_size=1))
         self.evaluated.eval()
-        prediction = predict(self.evaluated, image.to(self.device))
+        prediction = predict(self.evaluated, image.to(self.device), views=self.config.eval.views())
         self.classmix.train_mode()
         self.run_log.image("prediction", prediction_panel(image, truth, prediction, self.data.palette), self.next_step)
 
-    def mix_of_first(self) -> Any:
+    def mix_of_first(self) -> Mixed:
         """A mix that leaves the training's random streams and the teacher's statistics as they are."""
-        from copy import copy, deepcopy
-
         rows = min(PANEL_ROWS, len(self.data.unlabelled.names))
         side = copy(self.classmix)
         side.teacher = deepcopy(self.teacher)
@@ -347,63 +366,39 @@ class Trainer:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Report on test, by the best step on val and by the last; log what a person looks at.
+        """Evaluate for the last time; log what a person looks at.
 
         Tune may end a trial inside its last report, so that comes last.
         """
-        if self.job.final:
-            final = self.count(self.data.test, self.evaluated)
-            checkpoint.load_weights(self.job.folder / checkpoint.BEST, self.evaluated)
-            matrix = self.count(self.data.test, self.evaluated)
-            self.metrics |= self.named("test", matrix)
-            self.metrics |= {"test/final_miou": mean_iou(final), "test/best_step": self.best["step"]}
-            self.log_result("test", matrix)
-        else:
-            self.log_result("val", self.count(self.data.val, self.evaluated) if self.matrix is None else self.matrix)
-        self.session.report({"step": self.next_step, **self.metrics})
+        match self.job.purpose:
+            case "run":
+                self.finish_run()
+            case "trial":
+                matrix = self.count(self.data.val, self.evaluated) if self.matrix is None else self.matrix
+                self.log_result("val", matrix)
+            case "confirmation":
+                matrix = self.count(self.data.test, self.evaluated)
+                self.metrics = self.named("test", matrix)
+                self.log_result("test", matrix)
+        self.report()
+
+    def finish_run(self) -> None:
+        """Report on test, by the best step on val and by the last."""
+        final = self.count(self.data.test, self.evaluated)
+        checkpoint.load_weights(self.job.folder / checkpoint.BEST, self.evaluated)
+        matrix = self.count(self.data.test, self.evaluated)
+        self.metrics |= self.named("test", matrix)
+        self.metrics |= {"test/final_miou": mean_iou(final), "test/best_step": self.best["step"]}
+        self.log_result("test", matrix)
 
     def log_result(self, role: str, matrix: Tensor) -> None:
         if not self.run_log:
             return
         log, classes = self.run_log, self.data.classes
-        chosen = {key: value for key, value in self.metrics.items() if key.startswith(role)}
-        log.metrics(self.config.steps, chosen if role == "test" else {})
-        log.flush()
         share = (matrix.sum(1).double() / matrix.sum()).tolist()
         table = {"class": classes, "iou": class_iou(matrix).tolist(), "share_of_pixels": share}
         log.table(f"{role}/classes.json", table)
         log.figure(f"{role}/confusion_matrix.png", confusion_figure(matrix, classes))
-        if role == "test":
-            log.file(self.job.folder / checkpoint.BEST, "model")
-
-
-class Curve:
-    """Means of the training curves over some steps, summed on the device and read at once."""
-
-    def __init__(self, device: torch.device, images_per_step: int) -> None:
-        self.sums = torch.zeros(4, device=device)
-        self.count, self.images_per_step = 0, images_per_step
-        self.start = time.monotonic()
-
-    def add(self, result: StepResult) -> None:
-        self.sums += torch.stack(tuple(result))
-        self.count += 1
-
-    def read(self, mean_over_workers: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The means since the last reading, over all workers, so that all see a loss that is not finite."""
-        loss, labelled, unlabelled, lambda_ = mean_over_workers(self.sums / self.count).tolist()
-        rate = self.count * self.images_per_step / (time.monotonic() - self.start)
-        self.sums.zero_()
-        self.count = 0
-        self.restart_clock()
-        return {
-            "train/loss": loss,
-            "train/loss_labelled": labelled,
-            "train/loss_unlabelled": unlabelled,
-            "train/lambda": lambda_,
-            "train/images_per_second": rate,
-        }
-
-    def restart_clock(self) -> None:
-        """Leave out what was no training step."""
-        self.start = time.monotonic()
+        if role == "test":  # those of val are logged with each evaluation
+            log.metrics(self.config.steps, {key: value for key, value in self.metrics.items() if key.startswith(role)})
+            log.flush()

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from harness.axes import Parameter, decode, encode, parameters, planned
 from harness.config import ConfigError, TrainConfig
-from harness.space import Parameter, decode, encode, parameters, read_space
+from harness.space import read_space
 from tests.commands import SPACE
 
 TAU = "ssl.tau: {low: 0.5, high: 0.9}"
@@ -20,6 +21,7 @@ def axes(tmp_path: Path, space: str, rest: str = "") -> list[Parameter]:
 
 def test_the_shipped_space_covers_the_three_parameters_with_at_least_12_trials() -> None:
     search = read_space(SPACE)
+    assert search.trials is not None
     assert search.trials >= 12
     assert search.early_stopping is not None
     assert {axis.key for axis in parameters(search, TrainConfig(), SPACE)} == {"ssl.tau", "ssl.ema_decay", "optim.lr"}
@@ -74,7 +76,14 @@ def test_log_complement_draws_one_minus_x_on_a_log_scale(tmp_path: Path) -> None
         (TAU, "metric: test/miou", ("metric", "val", "test/miou")),
         (TAU, "patience: 3", ("patience",)),
         (TAU, "early_stopping: {grace_steps: 0}", ("early_stopping.grace_steps", "0")),
-        (TAU, "resources: {gpus: 2}", ("gpus", "0 <= gpus <= 1", "2")),
+        (TAU, "resources: {gpus: 1.5}", ("gpus", "whole number", "1.5")),
+        (TAU, "resources: {gpus: 2, workers: 3}", ("resources.workers", "workers == gpus (2)", "3")),
+        (TAU, "resources: {gpus: 0.5, workers: 2}", ("resources.workers", "1 on a share", "2")),
+        (TAU, "resources: {workers: 0}", ("resources.workers", "workers >= 1", "0")),
+        (TAU, "budget_minutes: 0", ("budget_minutes", "budget_minutes > 0", "0")),
+        (TAU, "confirm: {top: -1}", ("confirm.top", "top >= 0", "-1")),
+        (TAU, "confirm: {runs: 1}", ("confirm", "runs")),
+        ("seed: {values: [1, 2]}", "", ("confirm", "top: 0")),
         (TAU, "start: [{ssl.tau: 0.1}]", ("start[0].ssl.tau", "0.1")),
         (TAU, "start: [{optim.lr: 0.1}]", ("start[0]", "optim.lr")),
     ],
@@ -100,3 +109,45 @@ def test_a_space_without_keys_is_refused(tmp_path: Path) -> None:
     file.write_text("trials: 3\n")
     with pytest.raises(ConfigError, match="at least one key"):
         read_space(file)
+
+
+def plan(tmp_path: Path, text: str) -> tuple[int, list[dict[str, str]]]:
+    file = tmp_path / "space.yaml"
+    file.write_text(text)
+    search = read_space(file)
+    return planned(search, parameters(search, TrainConfig(), file), file)
+
+
+@pytest.mark.parametrize(
+    ("text", "total", "first"),
+    [
+        ("sampler: tpe", 16, []),
+        ("sampler: random\ntrials: 3", 3, []),
+        ("sampler: tpe\nstart: [{ssl.mix: cut}]", 16, ["cut"]),
+        ("sampler: tpe\ntrials: 1\nstart: [{ssl.mix: cut}, {ssl.mix: cow}]", 1, ["cut"]),
+        ("sampler: grid", 3, ["class", "cut", "cow"]),
+        ("sampler: grid\ntrials: 3\nstart: [{ssl.mix: cow}]", 3, ["cow", "class", "cut"]),
+    ],
+)
+def test_a_space_plans_its_trials(tmp_path: Path, text: str, total: int, first: list[str]) -> None:
+    points = [{"ssl.mix": mix} for mix in first]
+    assert plan(tmp_path, f"{text}\nspace: {{ssl.mix: {{values: [class, cut, cow]}}}}") == (total, points)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sampler: grid\ntrials: 2\nspace: {ssl.mix: {values: [class, cut, cow]}}", ("trials", "3 points", "2")),
+        ("sampler: grid\nspace: {ssl.tau: {low: 0.1, high: 0.2}}", ("space.ssl.tau", "{values}", "grid")),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        plan(tmp_path, text)
+    assert all(word in str(refused.value) for word in words), refused.value
+
+
+@pytest.mark.parametrize("file", sorted(SPACE.parent.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_shipped_spaces_can_be_searched(file: Path) -> None:
+    search = read_space(file)
+    assert planned(search, parameters(search, TrainConfig(), file), file)[0] >= 4

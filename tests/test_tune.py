@@ -1,8 +1,6 @@
 """harness.tune as its user meets it, on the real Ray, Optuna and MLflow."""
 
 import csv
-import os
-import signal
 from pathlib import Path
 
 import optuna
@@ -10,24 +8,12 @@ import pytest
 import yaml
 
 from harness import tune
-from harness.tracking import PARENT, TRIAL, MlflowClient
-from tests.commands import SPACE, TINY_TRAIN, assert_refused, call, finish, interrupt, run, start, wait_for
+from harness.tracking import TRIAL
+from tests.commands import ROOT, SPACE, assert_refused, call, run
+from tests.studies import BASE, artifacts, entries, mlflow_runs, write_space
 
-SPACE_TEXT = """
-trials: 6
-sampler: random
-early_stopping: {grace_steps: 2, reduction_factor: 2}
-start:
-  - {ssl.tau: 0.968, optim.lr: 0.05}
-space:
-  ssl.tau: {low: 0.3, high: 0.99}
-  optim.lr: {low: 0.001, high: 0.2, scale: log}
-"""
-
-
-def search_runs(folder: Path) -> list[object]:
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    return list(client.search_runs([item.experiment_id for item in client.search_experiments()]))
+SMOKE = ROOT / "search_spaces" / "smoke.yaml"
+ONE_AXIS = "space: {ssl.tau: {low: 0.3, high: 0.99}}"
 
 
 @pytest.mark.parametrize(
@@ -58,130 +44,113 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         ("metric: val/iou/unicorn", ("metric", "val/iou/unicorn", "val/iou/sky")),
         ("train: {stepz: 3}", ("train", "stepz")),
         ("train: {steps: abc}", ("steps", "abc")),
+        ("sampler: grid", ("space.ssl.tau", "{values}", "grid")),
     ],
 )
 def test_a_bad_space_file_is_one_line_and_leaves_nothing(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, words: tuple[str, ...]
 ) -> None:
     file = tmp_path / "space.yaml"
-    file.write_text(f"{change}\n{SPACE_TEXT}")
+    file.write_text(f"{change}\n{ONE_AXIS}")
     assert_refused(call(tune.main, capsys, f"--space={file}"), here, *words)
 
 
 @pytest.mark.slow
-def test_a_search_ends_with_a_table_a_best_config_and_true_mlflow_states(tmp_path: Path) -> None:
-    (tmp_path / "space.yaml").write_text(SPACE_TEXT)
-    result = run("harness.tune", "--space=space.yaml", "--name=s", *TINY_TRAIN, cwd=tmp_path)
+def test_a_study_ends_with_a_confirmed_configuration_and_true_mlflow_states(tmp_path: Path) -> None:
+    result = run("harness.tune", f"--space={SMOKE}", "--name=s", cwd=tmp_path)
     assert result.code == 0, result
     assert result.err == ""
-    for word in (
-        "6 trials",
-        "ASHA",
-        "at a time",
-        "6/6 done",
-        "left",
-        "best: val/miou",
-        "its IoU on val: sky",
-        "harness.ui",
-    ):
+    for word in ("4 trials", "ASHA", "at a time", "4/4 done", "left", "its IoU on val: sky", "harness.ui"):
         assert word in result.out, word
+    assert "confirmed: test/miou" in result.out
+    assert "over 2 seed(s)" in result.out
     assert "python -m harness.train --config runs/s/best.yaml" in result.out
 
     with (tmp_path / "runs/s/trials.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["trial"]) for row in rows] == list(range(6))
+    assert [int(row["trial"]) for row in rows] == list(range(4))
     assert (float(rows[0]["ssl.tau"]), float(rows[0]["optim.lr"])) == (0.968, 0.05)
     assert all(0.3 <= float(row["ssl.tau"]) <= 0.99 for row in rows)
-    states = {row["state"] for row in rows}
-    assert states == {"complete", "stopped"}, "early stopping is at work"
+    assert {row["state"] for row in rows} == {"complete", "stopped"}, "early stopping is at work"
     assert {row["steps"] for row in rows if row["state"] == "complete"} == {"6"}
 
-    complete = [row for row in rows if row["state"] == "complete"]
-    best = max(complete, key=lambda row: float(row["val/miou"]))
+    reruns = entries(tmp_path, "confirm")
+    best = max((row for row in rows if row["state"] == "complete"), key=lambda row: float(row["val/miou"]))
+    confirmed = [{key: value for key, value in one["values"].items() if key != "seed"} for one in reruns]
+    for wanted in (rows[0], best):
+        values = {key: float(wanted[key]) for key in ("ssl.tau", "optim.lr")}
+        assert confirmed.count(values) == 2, "the start point and the best, twice each"
+    assert {one["values"]["seed"] for one in reruns} == {1, 2}
+    assert {(one["state"], one["step"]) for one in reruns} == {("complete", 6)}
+    with (tmp_path / "runs/s/confirm.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert {row["seeds"] for row in table} == {"2"}
+    means = [float(row["mean"]) for row in table]
+    assert means == sorted(means, reverse=True)
     written = yaml.safe_load((tmp_path / "runs/s/best.yaml").read_text())
-    assert written["ssl"]["tau"] == pytest.approx(float(best["ssl.tau"]))
-    assert written["steps"] == 6
+    assert (written["ssl"]["tau"], written["optim"]["lr"]) == (float(table[0]["ssl.tau"]), float(table[0]["optim.lr"]))
+    assert (written["steps"], written["seed"]) == (6, 0)
 
-    runs = search_runs(tmp_path)
-    assert {item.info.status for item in runs} == {"FINISHED"}
-    (parent,) = [item for item in runs if PARENT not in item.data.tags]
-    children = [item for item in runs if item.data.tags.get(PARENT) == parent.info.run_id]
-    assert len(children) == 6
-    assert len({item.data.tags[TRIAL] for item in children}) == 6
-    assert {item.data.params["ssl.tau"] for item in children} == {row["ssl.tau"] for row in rows}
-    assert not any(key.startswith("test") for item in children for key in item.data.metrics)
-    files = {item.path for item in MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").list_artifacts(parent.info.run_id)}
-    assert {"best.yaml", "trials.csv", "space.yaml", "optuna.db", "plots"} <= files
+    parent, children = mlflow_runs(tmp_path)
+    assert {item.info.status for item in (parent, *children)} == {"FINISHED"}
+    names = [
+        f"{phase}/{number:03d}" for phase, count in (("confirm", len(reruns)), ("trials", 4)) for number in range(count)
+    ]
+    assert [item.data.tags[TRIAL] for item in children] == names
+    for item in children:
+        seen = {key.split("/")[0] for key in item.data.metrics}
+        assert seen == ({"train", "val"} if item.data.tags[TRIAL].startswith("trials") else {"train", "test"})
+    assert parent.data.metrics["winner/test/miou/mean"] == pytest.approx(means[0])
+    assert parent.data.metrics["start/test/miou/seeds"] == 2
+    files = artifacts(tmp_path, parent.info.run_id)
+    assert {"best.yaml", "trials.csv", "confirm.csv", "space.yaml", "optuna.db", "plots.html"} <= files
+    page = (tmp_path / "runs/s/plots.html").read_text()
+    assert [name for name in ("history", "slice", "parallel coordinate", "importance") if f"<h2>{name}</h2>" in page]
+    assert "cdn.plot" not in page.split("<h2>")[-1], "it needs no network"
 
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/runs/s/optuna.db")
-    ended = {trial.number: trial.state.name for trial in study.trials}
-    assert sorted(ended) == list(range(6))
-    assert sorted(ended.values()) == sorted("COMPLETE" if row["state"] == "complete" else "PRUNED" for row in rows)
+    states = ["COMPLETE" if row["state"] == "complete" else "PRUNED" for row in rows]
+    assert [trial.state.name for trial in study.trials] == states
 
     result = run("harness.train", "--config=runs/s/best.yaml", cwd=tmp_path)
     assert result.code == 0, result.err
 
 
-def search_until_trials(folder: Path, ended: int) -> object:
-    """Start a TPE search without early stopping, and wait until some of its trials have ended."""
-    text = SPACE_TEXT.replace("random", "tpe").replace("{grace_steps: 2, reduction_factor: 2}", "null")
-    (folder / "space.yaml").write_text(text)
-    words = [word for word in TINY_TRAIN if "steps" not in word]
-    process = start("harness.tune", "--space=space.yaml", "--name=s", "--train.steps=30", *words, cwd=folder)
-
-    def enough() -> bool:
-        done = list(folder.glob("runs/s/trials/*/checkpoints/step_00000030"))
-        running = list(folder.glob("runs/s/trials/*/checkpoints/step_*[0-9]"))
-        return len(done) >= ended and len(running) > len(done)
-
-    wait_for(enough, process)
-    return process
-
-
-def assert_whole_after_resume(folder: Path) -> None:
-    result = run("harness.tune", "--resume", "--name=s", cwd=folder)
+@pytest.mark.slow
+def test_a_grid_with_seeds_tries_each_point_once_and_prints_its_table(tmp_path: Path) -> None:
+    space = """
+sampler: grid
+early_stopping: null
+confirm: {top: 0}
+space:
+  ssl.mix: {values: [class, none]}
+  ssl.weight: {values: [image, pixel]}
+  seed: {values: [3, 4]}
+"""
+    flag = write_space(tmp_path, BASE.replace("24", "2").replace("eval_every: 4", "eval_every: 2") + space)
+    result = run("harness.tune", flag, "--name=s", cwd=tmp_path)
     assert result.code == 0, result
-    with (folder / "runs/s/trials.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["trial"]) for row in rows] == list(range(6))
-    assert {row["state"] for row in rows} == {"complete"}
-    runs = search_runs(folder)
-    assert {item.info.status for item in runs} <= {"FINISHED", "KILLED"}
-    parents = [item for item in runs if PARENT not in item.data.tags]
-    assert [item.info.status for item in parents] == ["FINISHED"]
-    finished = [item for item in runs if PARENT in item.data.tags and item.info.status == "FINISHED"]
-    assert len(finished) == 6
+    points = [tuple(one["values"].values()) for one in entries(tmp_path)]
+    assert points == [
+        (mix, weight, seed) for mix in ("class", "none") for weight in ("image", "pixel") for seed in (3, 4)
+    ]
+    assert "mean +- std over 2 seeds" in result.out
+    assert "mix / weight" in result.out
+    assert result.out.count("+-") >= 5, "four cells and a title"
+    assert (tmp_path / "runs/s/points.csv").is_file()
+    assert yaml.safe_load((tmp_path / "runs/s/best.yaml").read_text())["seed"] == 0
 
 
 @pytest.mark.slow
-def test_a_search_killed_after_its_last_trial_gives_its_result_on_resume(tmp_path: Path) -> None:
-    (tmp_path / "space.yaml").write_text(SPACE_TEXT.replace("trials: 6", "trials: 2"))
-    first = run("harness.tune", "--space=space.yaml", "--name=s", *TINY_TRAIN, cwd=tmp_path)
-    assert first.code == 0, first
-    record = tmp_path / "runs/s/run.json"
-    record.write_text(record.read_text().replace("true", "false"))
-    again = run("harness.tune", "--resume", "--name=s", cwd=tmp_path)
-    assert again.code == 0, again
-    assert again.out.split("best: ")[1] == first.out.split("best: ")[1]
-
-
-@pytest.mark.slow
-def test_ctrl_c_marks_the_runs_killed_and_resume_finishes_the_search(tmp_path: Path) -> None:
-    process = search_until_trials(tmp_path, ended=2)
-    result, seconds = interrupt(process)  # type: ignore[arg-type]
-    assert result.code == 130, result
-    assert seconds < 10
-    assert "python -m harness.tune --resume --name=s" in result.out
-    assert "Traceback" not in result.err
-    statuses = [item.info.status for item in search_runs(tmp_path)]
-    assert "RUNNING" not in statuses
-    assert "KILLED" in statuses
-    assert_whole_after_resume(tmp_path)
-
-
-@pytest.mark.slow
-def test_kill_9_of_the_driver_then_resume_finishes_the_search(tmp_path: Path) -> None:
-    process = search_until_trials(tmp_path, ended=2)
-    os.kill(process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
-    finish(process)  # type: ignore[arg-type]
-    assert_whole_after_resume(tmp_path)
+def test_a_search_ends_soon_after_its_budget_and_says_that_it_is_not_confirmed(tmp_path: Path) -> None:
+    text = BASE.replace("24", "100000") + ONE_AXIS + "\ntrials: 50\nbudget_minutes: 0.25\nconfirm: {top: 0}\n"
+    result = run("harness.tune", write_space(tmp_path, text), "--name=s", cwd=tmp_path)
+    assert result.code == 0, result
+    assert "0.25 min at most" in result.out
+    assert "not confirmed" in result.out
+    assert "confirm: {top: 3, seeds: 3}" in result.out
+    found = entries(tmp_path)
+    assert 1 <= len(found) < 50
+    assert {one["state"] for one in found} == {"stopped"}
+    _, children = mlflow_runs(tmp_path)
+    assert {item.info.status for item in children} == {"FINISHED"}

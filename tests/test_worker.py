@@ -1,6 +1,7 @@
 """The loop in a plain process: the same seed, an interruption and a resume change no bit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from harness import checkpoint
 from harness.config import TrainConfig, override
-from harness.session import LocalSession, Progress
+from harness.session import LocalSession, Progress, TrialSession
 from harness.tracking import MlflowClient, Run, open_experiment
 from harness.worker import Interrupted, Job, TrainingError, train
 
@@ -117,6 +118,27 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint_as_if_straight(tmp_path
     assert_same(straight.state(), killed.state())
 
 
+def test_a_report_that_the_search_may_not_have_heard_is_made_again(tmp_path: Path, store: tuple[str, str]) -> None:
+    """The driver was killed between the checkpoint and its answer."""
+    loop = Loop(tmp_path / "a", store, override(CONFIG, {"checkpoint_every": 3}))
+    job = replace(loop.job, purpose="trial")
+    heard: list[dict[str, float]] = []
+
+    def dead(metrics: dict[str, float]) -> bool:
+        raise MemoryError(metrics)
+
+    def hear(metrics: dict[str, float]) -> bool:
+        heard.append(metrics)
+        return True
+
+    with pytest.raises(MemoryError) as unheard:
+        train(job, TrialSession(torch.device("cpu"), loop.shown.append, tell=dead))
+    train(job, TrialSession(torch.device("cpu"), loop.shown.append, tell=hear))
+    marks = range(CONFIG.eval_every, CONFIG.steps + 1, CONFIG.eval_every)
+    assert [metrics["step"] for metrics in heard] == list(marks)
+    assert heard[0] == unheard.value.args[0]
+
+
 def test_a_run_killed_after_its_last_checkpoint_still_gives_its_result(tmp_path: Path, store: tuple[str, str]) -> None:
     loop = Loop(tmp_path / "a", store)
     expected = loop.go()
@@ -147,12 +169,12 @@ def test_metrics_have_their_names_and_steps(tmp_path: Path, store: tuple[str, st
     assert metrics["test/miou"] == result["test/miou"]
 
 
-def test_pictures_tables_and_weights_are_logged(tmp_path: Path, store: tuple[str, str]) -> None:
+def test_pictures_and_tables_are_logged(tmp_path: Path, store: tuple[str, str]) -> None:
     loop = Loop(tmp_path / "a", store)
     loop.go()
     client = MlflowClient(loop.uri)
-    files = [item.path for folder in ("test", "images", "model") for item in client.list_artifacts(loop.run_id, folder)]
-    assert {"test/classes.json", "test/confusion_matrix.png", "model/best.safetensors"} <= set(files)
+    files = [item.path for folder in ("test", "images") for item in client.list_artifacts(loop.run_id, folder)]
+    assert {"test/classes.json", "test/confusion_matrix.png"} <= set(files)
     assert any("mix" in file for file in files)
     assert any("prediction" in file for file in files)
 
@@ -175,7 +197,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_advice(tmp_path: Path, stor
 
 def test_a_trial_never_opens_test(tmp_path: Path, store: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Loop(tmp_path / "a", store)
-    loop.job = Job(CONFIG, loop.job.folder, loop.uri, loop.run_id, final=False)
+    loop.job = Job(CONFIG, loop.job.folder, loop.uri, loop.run_id, purpose="trial")
     result = loop.go()
     assert not any(key.startswith("test") for key in result)
 

@@ -1,0 +1,123 @@
+"""A study that is interrupted again and again equals one that never was."""
+
+import fcntl
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.tracking import TRIAL, MlflowClient
+from tests.commands import finish, interrupt, run, start, wait_for
+from tests.studies import BASE, SPACE, ended, entries, mlflow_runs, wait_until_in_the_middle, without_time, write_space
+
+STUDY = f"""
+trials: 9
+sampler: tpe
+early_stopping: {{grace_steps: 8, reduction_factor: 2}}
+confirm: {{top: 1, seeds: 2}}
+resources: {{cpus: {os.cpu_count()}}}
+{BASE}{SPACE}"""
+"""One trial at a time, so that the order in which trials end, which TPE learns from, is the same each time."""
+
+
+def resume(folder: Path) -> "subprocess.Popen[str]":
+    return start("harness.tune", "--resume", "--name=s", cwd=folder)
+
+
+def is_held(lock: Path) -> bool:
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    finish(process)
+
+
+def assert_said_how_to_go_on(process: "subprocess.Popen[str]", number: int, folder: Path) -> None:
+    process.send_signal(number)
+    result = finish(process)
+    assert result.code == 130, result
+    assert "python -m harness.tune --resume --name=s" in result.out
+    assert "Traceback" not in result.err
+    parent, children = mlflow_runs(folder)
+    assert parent.info.status == "KILLED"
+    assert "RUNNING" not in {item.info.status for item in children}
+
+
+@pytest.mark.slow
+def test_a_study_interrupted_at_any_moment_and_resumed_equals_a_straight_one(tmp_path: Path) -> None:
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    for folder in (straight, broken):
+        folder.mkdir()
+        write_space(folder, STUDY)
+    result = run("harness.tune", "--space=space.yaml", "--name=s", cwd=straight)
+    assert result.code == 0, result
+
+    process = start("harness.tune", "--space=space.yaml", "--name=s", cwd=broken)
+    wait_for(lambda: (broken / "runs/s/run.json").exists(), process)
+    assert_said_how_to_go_on(process, signal.SIGTERM, broken)
+    assert entries(broken) == []
+
+    process = resume(broken)
+    wait_until_in_the_middle(broken, process, "trials", 2)
+    kill(process)
+    before = ended(broken)
+
+    process = resume(broken)
+    wait_until_in_the_middle(broken, process, "trials", 5)
+    assert_said_how_to_go_on(process, signal.SIGTERM, broken)
+    assert {number: ended(broken)[number] for number in before} == before, "no finished trial ran again"
+    before = ended(broken)
+
+    process = resume(broken)
+    wait_until_in_the_middle(broken, process, "confirm", 1)
+    kill(process)
+    confirmed = ended(broken, "confirm")
+
+    process = resume(broken)
+    wait_for(lambda: is_held(broken / "runs/s/lock"), process)
+    second = run("harness.tune", "--resume", "--name=s", cwd=broken)
+    assert second.code == 2, "two commands on one study"
+    assert "another command" in second.err
+    result = finish(process)
+    assert result.code == 0, result
+    assert {number: ended(broken)[number] for number in before} == before
+    assert {number: ended(broken, "confirm")[number] for number in confirmed} == confirmed
+
+    for phase in ("trials", "confirm"):
+        assert without_time(entries(broken, phase)) == without_time(entries(straight, phase)), phase
+    assert len(entries(broken)) == 9
+    assert {one["state"] for one in entries(broken)} == {"complete", "stopped"}
+    assert_no_run_is_there_twice(broken)
+    assert (broken / "runs/s/best.yaml").read_text() == (straight / "runs/s/best.yaml").read_text()
+    refused = run("harness.tune", "--resume", "--name=s", cwd=broken)
+    assert refused.code == 2
+    assert "ran to its end" in refused.err
+
+
+def assert_no_run_is_there_twice(folder: Path) -> None:
+    parent, children = mlflow_runs(folder)
+    assert {item.info.status for item in (parent, *children)} == {"FINISHED"}
+    names = [item.data.tags[TRIAL] for item in children]
+    assert len(names) == len(set(names)) == len(entries(folder)) + len(entries(folder, "confirm"))
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    for item in children:
+        steps = [point.step for point in client.get_metric_history(item.info.run_id, "val/miou")]
+        assert len(steps) == len(set(steps)), item.data.tags[TRIAL]
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_within_seconds(tmp_path: Path) -> None:
+    write_space(tmp_path, STUDY)
+    process = start("harness.tune", "--space=space.yaml", "--name=s", cwd=tmp_path)
+    wait_until_in_the_middle(tmp_path, process, "trials", 0)
+    result, seconds = interrupt(process)
+    assert result.code == 130, result
+    assert seconds < 10
