@@ -15,9 +15,10 @@ import torch
 from rich.table import Table
 
 import harness  # noqa: F401
-from classmix_core.data import check_data
+from classmix_core.data import EVALUATED, Role, check_data
 from classmix_core.errors import InvalidValue
 from harness import console, runs
+from harness.classes import write_classes
 from harness.config import (
     Parser,
     TrainConfig,
@@ -30,6 +31,7 @@ from harness.config import (
 )
 from harness.console import Refused
 from harness.session import LocalSession
+from harness.weights import load_weights_into
 from harness.worker import Interrupted, Job, TrainingError, load_data_once, train
 
 EXPERIMENT = "train"
@@ -56,7 +58,6 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.read(args)
     config = train_config(options.as_dict())
-    workers, gpus = resources(config, options)
     storage = Path(options.storage_path).absolute()
     if options.resume:
         folder, record = runs.find_unfinished(storage, options.name, "train")
@@ -64,6 +65,7 @@ def main(args: Sequence[str] | None = None) -> int:
         workers, gpus = resources(config, options)
         announce = f"resuming {runs.shown(folder)}"
     else:
+        workers, gpus = resources(config, options)
         folder = runs.new_folder(storage, options.name, "train")
         check(config)
         record = start_run(config, folder, options.tracking_uri)
@@ -71,7 +73,8 @@ def main(args: Sequence[str] | None = None) -> int:
     place = f"{gpus} GPU(s)" if gpus else f"CPU, {workers} worker(s)"
     console.out.print(f"[bold]{announce}[/]  {config.data.name}, {config.model.name}, {config.steps} steps, {place}")
     resume = runs.resume_command("harness.train", folder, options.storage_path, options.address)
-    return run(config, folder, record, workers, gpus, options, resume)
+    with runs.held(folder):
+        return run(config, folder, record, workers, gpus, options, resume)
 
 
 def resources(config: TrainConfig, options: Any) -> tuple[int, int]:
@@ -111,18 +114,24 @@ def resumed_config(folder: Path, given: TrainConfig) -> TrainConfig:
     return stored
 
 
-def check(config: TrainConfig) -> None:
-    """Read the whole data set and build the network once, so that nothing is begun that cannot end."""
+def check(config: TrainConfig, roles: tuple[Role, ...] = EVALUATED) -> None:
+    """Read the whole data set and build the network once, so that nothing is begun that cannot end.
+
+    Args:
+        roles: which of val and test are looked at.
+    """
     from classmix_core.models import build_model
 
     try:
-        data = load_data_once(config.data)
+        data = load_data_once(config.data, roles)
         console.checking(check_data(data, config.data, unlabelled=config.ssl.unlabelled_weight > 0))
     except InvalidValue as error:
         raise Refused(f"data.{error.field}: {error}") from error
     try:
         with torch.device("meta"):
-            build_model(config.model, len(data.classes))
+            model = build_model(config.model, len(data.classes))
+        if config.model.weights:
+            console.out.print(str(load_weights_into(model, config.model.weights)), markup=False)
     except InvalidValue as error:
         raise Refused(f"model.{error.field}: {error}") from error
 
@@ -136,14 +145,15 @@ def start_run(config: TrainConfig, folder: Path, tracking_uri: str | None) -> ru
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(to_yaml(config))
     repeat = f"python -m harness.train --config {runs.shown(folder / 'config.yaml')}"
-    tags = {"harness.command": repeat, tracking.DESCRIPTION: f"Repeat: `{repeat}`"}
-    run = tracking.Run.create(uri, experiment, folder.name, tags)
+    run = tracking.Run.create(uri, experiment, folder.name, tracking.repeated_by(repeat))
     record = runs.Record("train", uri, experiment, run.run_id)
     record.write(folder)
     with run.failing():
         run.params(flatten(config))
         run.file(folder / "config.yaml")
-        for path in runs.write_splits(folder, load_data_once(config.data)):
+        data = load_data_once(config.data)
+        run.file(write_classes(folder, data))
+        for path in runs.write_splits(folder, data):
             run.file(path, "splits")
     return record
 
@@ -184,16 +194,17 @@ def run(
                 from harness.cluster import train_on_workers
 
                 metrics = train_on_workers(job, workers, gpus, options.address, options.verbose, display.show)
+        publish(log, config, folder, metrics)
         status = "FINISHED"
     except (KeyboardInterrupt, Interrupted):
         status = "KILLED"
         console.out.print(f"interrupted; go on with: {resume}")
         return console.INTERRUPTED
     except TrainingError as error:
-        log.tags({"harness.reason": str(error)})
+        log.failed(error)
         raise
     except BaseException as error:
-        log.tags({"harness.reason": f"{type(error).__name__}: {error}"[:500]})
+        log.failed(error)
         console.err.print(f"failed; once the cause is gone, go on with: {resume}", markup=False)
         raise
     finally:
@@ -201,6 +212,16 @@ def run(
     record.end(folder)
     show_result(metrics, folder)
     return console.DONE
+
+
+def publish(log: Any, config: TrainConfig, folder: Path, metrics: dict[str, float]) -> None:
+    """The best network into MLflow: a model of the run, and a version in the registry."""
+    from harness.registry import log_model, register
+
+    val = load_data_once(config.data).val
+    assert val is not None
+    log_model(log, folder, val)
+    register(log, f"classmix-{config.data.name}", metrics["val/best_miou"])
 
 
 def show_result(metrics: dict[str, float], folder: Path) -> None:

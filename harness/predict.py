@@ -1,0 +1,193 @@
+"""Label images with the network of a run: masks, overlays and a page that shows them.
+
+    python -m harness.predict --run RUN_ID | --checkpoint DIR --images DIR_OR_FILE --out DIR [--window '[512,512]']
+    python -m harness.predict --run RUN_ID | --checkpoint DIR --export FILE.onnx
+
+Exit code: 0 done; 1 an image could not be labelled, the others were; 2 refused input.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+import harness  # noqa: F401
+from classmix_core.data.samples import FileSamples, image_files
+from classmix_core.errors import DataError, InvalidValue
+from harness import console, sheet
+from harness.config import Parser, TrainConfig, make_parser
+from harness.console import Refused
+from harness.looks import Look, label_image
+from harness.runs import shown
+from harness.trained import Trained, fetch, load_trained
+
+
+def build_parser() -> Parser:
+    parser = make_parser("python -m harness.predict", "Label images with the network of a run.")
+    add = parser.add_argument
+    add("--run", type=str | None, help="MLflow run id of a training, as its page shows it.")
+    add("--checkpoint", type=str | None, help="Folder of a training (runs/NAME), instead of --run.")
+    add("--images", type=str | None, help="An image, or a folder of images, whatever their sizes.")
+    add("--out", type=str | None, help="Folder for masks, overlays and index.html.")
+    window = "Height and width of windows: the images are read at full resolution. Unset: as the run was evaluated."
+    add("--window", type=tuple[int, int] | None, help=window)
+    add("--stride", type=tuple[int, int] | None, help="Steps from window to window. Unset: 2/3 of the window.")
+    add("--flip", type=bool | None, help="Average with the mirrored image. Unset: as the run was evaluated.")
+    scales = "Average over the image resized by these factors. Unset: as the run was evaluated."
+    add("--scales", type=tuple[float, ...] | None, help=scales)
+    add("--batch", type=int | None, help="Windows a forward pass. Unset: as the run was evaluated.")
+    add("--export", type=str | None, help="Write the network as an ONNX file (the extra `onnx`).")
+    add("--tracking-uri", type=str | None, help="MLflow store; by default mlflow.db in this folder.")
+    return parser
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    options = build_parser().read(args)
+    check_options(options)
+    images = find_images(Path(options.images)) if options.images else {}
+    trained = load(options)
+    look = look_as(options, trained.config)
+    code = export(trained, Path(options.export)) if options.export else console.DONE
+    return max(code, label_all(trained, images, Path(options.out), look)) if images else code
+
+
+def check_options(options: Any) -> None:
+    """
+    Raises:
+        Refused: flags that contradict each other, or ask for nothing.
+    """
+    if (options.run is None) == (options.checkpoint is None):
+        raise Refused("--run, --checkpoint: one of the two must be given.")
+    if options.images is None and options.export is None:
+        raise Refused("--images: must be given, or --export.")
+    if (options.images is None) != (options.out is None):
+        raise Refused("--images, --out: must be given together.")
+    if options.export:
+        from harness.export import check_installed
+
+        check_installed()
+        if Path(options.export).is_dir():
+            raise Refused(f"--export: must be a file, but {options.export} is a folder.")
+    if options.out is None:
+        return
+    images, out = Path(options.images), Path(options.out)
+    if out.exists() and not out.is_dir():
+        raise Refused(f"--out: must be a folder, but {out} is a file.")
+    if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
+        raise Refused(f"--out: must lie outside --images ({images}), or it would be read as images, but got {out}.")
+
+
+def find_images(path: Path) -> dict[Path, Path]:
+    """Files by the relative stem of what is written for them.
+
+    Raises:
+        Refused: there is nothing at `path`, or two images would be written under one name.
+        DataError: the folder holds no image.
+    """
+    if not path.exists():
+        raise Refused(f"--images: must be an image or a folder of images, but there is no {path}.")
+    root = path if path.is_dir() else path.parent
+    found: dict[Path, Path] = {}
+    for file in image_files(path) if path.is_dir() else [path]:
+        stem = file.relative_to(root).with_suffix("")
+        if stem in found:
+            raise Refused(f"--images: names must differ before their suffix, but got {found[stem]} and {file}.")
+        found[stem] = file
+    return found
+
+
+def load(options: Any) -> Trained:
+    """The network; from MLflow by way of a temporary folder."""
+    if options.checkpoint is not None:
+        return load_trained(Path(options.checkpoint))
+    from harness.tracking import default_uri
+
+    with TemporaryDirectory() as folder:
+        fetch(options.tracking_uri or default_uri(), options.run, Path(folder))
+        return load_trained(Path(folder))
+
+
+def look_as(options: Any, config: TrainConfig) -> Look:
+    """As the run was evaluated, but for what the flags say; a window of theirs is one at full resolution.
+
+    Raises:
+        Refused: a flag breaks a rule.
+    """
+    given = {name: getattr(options, name) for name in ("window", "stride", "batch", "flip", "scales")}
+    changed = {name: value for name, value in given.items() if value is not None}
+    views = config.eval.views()
+    if options.window is not None and options.stride is None:
+        changed["stride"] = None
+    try:
+        views = replace(views, **changed)
+    except InvalidValue as error:
+        raise Refused(f"--{error.field}: {error}") from error
+    return Look(None if options.window is not None else config.data.resize, views)
+
+
+def export(trained: Trained, path: Path) -> int:
+    from harness.export import ExportError, export
+
+    try:
+        difference = export(trained.network, path, trained.classes.names)
+    except ExportError as error:
+        fail(str(error))
+        return console.FAILED
+    console.out.print(f"{shown(path.absolute())}: differs from torch by {difference:.1e}")
+    return console.DONE
+
+
+def label_all(trained: Trained, images: dict[Path, Path], out: Path, look: Look) -> int:
+    """Label what can be, name what cannot; returns the exit code."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trained.network.to(device)
+    if trained.config.channels_last:
+        trained.network.to(memory_format=torch.channels_last)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"--out: must be a folder that can be written, but got {out}: {error.strerror}.") from error
+    samples = FileSamples([path.as_posix() for path in images.values()], list(images.values()), None)
+    entries = []
+    for index, stem in enumerate(with_bar(list(images))):
+        try:
+            image = samples.image(index)
+            label = label_image(trained, image, look, device)
+        except DataError as error:
+            fail(str(error))
+        except torch.OutOfMemoryError:
+            fail(f"{samples.names[index]}: must fit into the GPU's memory; --window or a smaller --batch helps.")
+        else:
+            entries.append(sheet.write_entry(out, samples.names[index], stem, image, label, trained.classes))
+    failed = len(images) - len(entries)
+    if entries:
+        page = sheet.write_page(out, entries, trained.classes)
+        console.out.print(f"{len(entries)} labelled: {shown(page.absolute())}")
+    return console.FAILED if failed else console.DONE
+
+
+def with_bar(stems: list[Path]) -> Iterator[Path]:
+    """Each of them, under a bar with the time left."""
+    columns = (
+        TextColumn("[bold]predict"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console.err, disable=not console.err.is_terminal) as bar:
+        yield from bar.track(stems)
+
+
+def fail(message: str) -> None:
+    console.err.print(f"[bold red]failed:[/] {escape(' '.join(message.split()))}")
+
+
+if __name__ == "__main__":
+    console.run_command(main)

@@ -1,0 +1,84 @@
+"""The best network of a run as an MLflow model: safetensors and code, a signature, a version in the registry."""
+
+import logging
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.models import ModelSignature
+from mlflow.pyfunc import save_model
+from mlflow.types import Schema, TensorSpec
+
+from classmix_core.data.samples import Samples
+from harness import checkpoint
+from harness.classes import CLASSES
+from harness.tracking import MlflowClient, MlflowException, Run
+
+MODEL = "model"
+"""Folder of a run's artefacts."""
+CHAMPION = "champion"
+"""Alias of the version that did best on val."""
+VAL = "val_miou"
+
+SIGNATURE = ModelSignature(
+    Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+    Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
+)
+
+
+def log_model(run: Run, folder: Path, val: Samples) -> None:
+    """Log the network of a run folder; images of val serve as the input example.
+
+    Args:
+        folder: with config.yaml, classes.json and best.safetensors.
+    """
+    package = Path(__file__).parent
+    with TemporaryDirectory() as home, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        save_model(
+            f"{home}/{MODEL}",
+            python_model=str(package / "served.py"),
+            artifacts={
+                "config": str(folder / "config.yaml"),
+                "classes": str(folder / CLASSES),
+                "weights": str(folder / checkpoint.BEST),
+            },
+            code_paths=[str(package), str(package.parent / "classmix_core")],
+            pip_requirements=["classmix-harness"],
+            signature=SIGNATURE,
+            input_example=example(val),
+        )
+        run.folder(Path(home) / MODEL, MODEL)
+
+
+def example(val: Samples) -> np.ndarray:
+    """Two small images, uint8 (2, H, W, 3): corners of the first ones."""
+    images = [val.image(index % len(val.names))[:, :48, :64] for index in range(2)]
+    height, width = (min(image.shape[axis] for image in images) for axis in (1, 2))
+    return np.stack([image[:, :height, :width].permute(1, 2, 0).numpy() for image in images])
+
+
+def register(run: Run, name: str, val_miou: float) -> ModelVersion:
+    """A new version of the registered model `name`; the champion if none did better on val."""
+    client = run.client
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"{client.get_run(run.run_id).info.artifact_uri}/{MODEL}"
+    version = client.create_model_version(name, source, run.run_id, tags={VAL: repr(val_miou)})
+    if val_miou >= champion_score(client, name):
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+    return version
+
+
+def champion_score(client: MlflowClient, name: str) -> float:
+    """The champion's mIoU on val; below all if there is none."""
+    try:
+        return float(client.get_model_version_by_alias(name, CHAMPION).tags.get(VAL, "-inf"))
+    except MlflowException:
+        return float("-inf")
