@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from classmix_core.mixing import IGNORE, paste
+from classmix_core.mixing import paste
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -47,26 +47,6 @@ def flip(image_BCHW: Tensor, label_BHW: Tensor, generator: torch.Generator) -> t
     """Mirror each image and its labels left to right with probability 1/2."""
     flip_B11 = torch.rand(len(image_BCHW), 1, 1, generator=generator, device=image_BCHW.device) < 0.5
     return paste(image_BCHW.flip(-1), image_BCHW, flip_B11), paste(label_BHW.flip(-1), label_BHW, flip_B11)
-
-
-def scale(
-    image_BCHW: Tensor, label_BHW: Tensor, low: float, high: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Zoom each image and its labels by U(low, high) about a random place, keeping H and W.
-
-    What comes from outside the image is 0 with label IGNORE. Images are sampled bilinearly, labels at the nearest.
-    """
-    batch, device = len(image_BCHW), image_BCHW.device
-    zoom_B, x_B, y_B = torch.rand(3, batch, generator=generator, device=device)
-    extent_B = 1 / (low + (high - low) * zoom_B)  # half-width of the window, in image half-widths
-    room_B = 1 - extent_B
-    zero_B = torch.zeros_like(extent_B)
-    rows = (extent_B, zero_B, (2 * x_B - 1) * room_B, zero_B, extent_B, (2 * y_B - 1) * room_B)
-    grid = F.affine_grid(torch.stack(rows, 1).view(batch, 2, 3), list(image_BCHW.shape), align_corners=False)
-    zoomed = F.grid_sample(image_BCHW, grid, align_corners=False)
-    shifted = label_BHW.unsqueeze(1).float() - IGNORE  # so that the padding's 0 is IGNORE
-    labels = F.grid_sample(shifted, grid, mode="nearest", align_corners=False).squeeze(1) + IGNORE
-    return zoomed, labels.round().to(label_BHW.dtype)
 
 
 def color_jitter(image_BCHW: Tensor, strength: float, probability: float, generator: torch.Generator) -> Tensor:

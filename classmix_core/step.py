@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from classmix_core.augment import color_jitter, flip, gaussian_blur, normalise, scale, to_float
+from classmix_core.augment import color_jitter, flip, gaussian_blur, normalise, to_float
 from classmix_core.ema import update_teacher_, warmed_up_decay
 from classmix_core.errors import require
 from classmix_core.losses import WEIGHTS, Weight, consistency_loss, consistency_weight, labelled_loss, sigmoid_ramp
@@ -149,12 +149,11 @@ def mix_unlabelled(
 
 
 def weak_augment(
-    image_BCHW: Tensor, label_BHW: Tensor, flips: bool, scales: tuple[float, float], generator: torch.Generator
+    image_BCHW: Tensor, label_BHW: Tensor, flips: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """uint8 images to float 0..1, zoomed and flipped together with their labels."""
+    """uint8 images to float 0..1, flipped together with their labels. (Zoom and crop come before, as a crop's frame is
+    cut from the zoomed image: `TrainingSet`.)"""
     image_BCHW = to_float(image_BCHW)
-    if scales != (1.0, 1.0):
-        image_BCHW, label_BHW = scale(image_BCHW, label_BHW, *scales, generator)
     if flips:
         image_BCHW, label_BHW = flip(image_BCHW, label_BHW, generator)
     return image_BCHW, label_BHW
@@ -171,7 +170,7 @@ class ClassMix:
         config: what is learnt from unlabelled images.
         steps: length of the whole training, which the ramp refers to.
         generator: on the student's device; everything random in a step comes from it.
-        flips, scales: weak augmentation of labelled and unlabelled images, see `weak_augment`.
+        flips: whether labelled and unlabelled images are mirrored at random.
         precision: bf16 runs the networks under autocast; losses are float32 always.
         mean_over_workers: averages a small tensor over all workers.
     """
@@ -188,13 +187,12 @@ class ClassMix:
         steps: int,
         generator: torch.Generator,
         flips: bool = True,
-        scales: tuple[float, float] = (1.0, 1.0),
         precision: Literal["fp32", "bf16"] = "fp32",
         mean_over_workers: Callable[[Tensor], Tensor] = same,
     ) -> None:
         self.student, self.teacher, self.optimizer, self.schedule = student, teacher, optimizer, schedule
         self.num_classes, self.config, self.steps, self.generator = num_classes, config, steps, generator
-        self.flips, self.scales, self.precision = flips, scales, precision
+        self.flips, self.precision = flips, precision
         self.mean_over_workers = mean_over_workers
         self.train_mode()
 
@@ -211,7 +209,7 @@ class ClassMix:
         return torch.autocast(self.generator.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def augment(self, image_BCHW: Tensor, label_BHW: Tensor) -> tuple[Tensor, Tensor]:
-        return weak_augment(image_BCHW, label_BHW, self.flips, self.scales, self.generator)
+        return weak_augment(image_BCHW, label_BHW, self.flips, self.generator)
 
     def mix(self, image_UCHW: Tensor, padding_UHW: Tensor) -> Mixed:
         """Augment, label and mix unlabelled uint8 images."""

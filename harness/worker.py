@@ -128,7 +128,6 @@ class Trainer:
             steps=config.steps,
             generator=self.generator,
             flips=config.data.flip,
-            scales=config.data.scale,
             precision=config.precision,
             mean_over_workers=self.session.mean if self.session.world_size > 1 else lambda value: value,
         )
@@ -202,7 +201,7 @@ class Trainer:
         config, data = self.config.data, self.data
 
         def stream(samples: Samples, labels: bool, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-            training_set = TrainingSet(samples, labels=labels, resize=config.resize, crop=config.crop, seed=seed)
+            training_set = self.training_set(samples, labels, seed)
             return training_batches(
                 training_set,
                 batch,
@@ -219,6 +218,12 @@ class Trainer:
             return (Batch(*batch) for batch in labelled)
         unlabelled = stream(data.unlabelled, False, config.batch_unlabelled, 2 * self.config.seed + 1)
         return (Batch(*pair[0], *pair[1]) for pair in zip(labelled, unlabelled, strict=True))
+
+    def training_set(self, samples: Samples, labels: bool, seed: int) -> TrainingSet:
+        config = self.config.data
+        return TrainingSet(
+            samples, labels=labels, resize=config.resize, crop=config.crop, seed=seed, scale=config.scale
+        )
 
     def run(self) -> None:
         if self.unevaluated:  # stopped in the evaluation after this step
@@ -358,8 +363,7 @@ class Trainer:
         side = copy(self.classmix)
         side.teacher = deepcopy(self.teacher)
         side.generator = torch.Generator(self.device).manual_seed(self.config.seed)
-        config = self.config.data
-        samples = TrainingSet(self.data.unlabelled, labels=False, resize=config.resize, crop=config.crop, seed=0)
+        samples = self.training_set(self.data.unlabelled, False, 0)
         images, paddings = zip(*(samples[index, index] for index in range(rows)), strict=True)
         return side.mix(torch.stack(images).to(self.device), torch.stack(paddings).to(self.device))
 

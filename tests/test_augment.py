@@ -20,10 +20,8 @@ from classmix_core.augment import (
     gaussian_blur,
     jitter_matrix,
     normalise,
-    scale,
     to_float,
 )
-from classmix_core.mixing import IGNORE
 
 SHAPE_BCHW = (5, 3, 13, 11)
 
@@ -60,73 +58,6 @@ def test_flip_mirrors_image_and_label_together_or_not_at_all(generator: torch.Ge
         assert torch.equal(after, before) or torch.equal(after, before.flip(-1))
         mirrored += not torch.equal(after, before)
     assert abs(mirrored / 400 - 0.5) < 4 * math.sqrt(0.25 / 400)
-
-
-def column_ramp(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Images whose channels hold their column, their row and 1; labels that hold the column."""
-    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    image = torch.stack((column / 100, row / 100, torch.ones(height, width)))
-    return image.expand(batch, -1, -1, -1), column.to(torch.uint8).expand(batch, -1, -1)
-
-
-def test_scale_1_leaves_image_and_label_as_they_are(image: Tensor, generator: torch.Generator) -> None:
-    label = torch.randint(0, 256, (5, 13, 11), dtype=torch.uint8, generator=generator)
-    zoomed, zoomed_label = scale(image, label, 1.0, 1.0, generator)
-    torch.testing.assert_close(zoomed, image)
-    assert torch.equal(zoomed_label, label)
-
-
-def test_scale_above_1_shows_a_window_of_the_image_and_pads_nothing(generator: torch.Generator) -> None:
-    height, width = 24, 32
-    zoomed, label = scale(*column_ramp(200, height, width), 2.0, 2.0, generator)
-    assert label.dtype == torch.uint8
-    assert (label < width).all()
-    spread = label.amax((1, 2)).int() - label.amin((1, 2)).int()
-    assert ((spread >= width / 2 - 2) & (spread <= width / 2)).all()
-    assert (label.amin((1, 2)) == 0).any(), "the window never reaches the left edge"
-    assert (label.amax((1, 2)) == width - 1).any(), "the window never reaches the right edge"
-    rows = zoomed[:, 1] * 100 / zoomed[:, 2]
-    assert rows.amin((1, 2)).min() < 1
-    assert rows.amax((1, 2)).max() > height - 2
-
-
-def test_scale_below_1_pads_with_0_and_ignore(generator: torch.Generator) -> None:
-    height, width = 24, 32
-    zoomed, label = scale(*column_ramp(200, height, width), 0.5, 0.5, generator)
-    kept = label != IGNORE
-    assert ((kept.any(2).sum(1) - height // 2).abs() <= 1).all()
-    assert ((kept.any(1).sum(1) - width // 2).abs() <= 1).all()
-    assert zoomed[:, 2][kept].min() >= 0.24  # 1 in the image, blended with the padding along its edge alone
-    assert zoomed[:, 2][~kept].max() <= 0.76
-    outside = torch.nn.functional.pad(~kept, (1, 1, 1, 1), value=True).float()
-    inside = torch.nn.functional.max_pool2d(outside[:, None], 3, 1)[:, 0] == 0
-    torch.testing.assert_close(zoomed[:, 2][inside], torch.ones(int(inside.sum())))
-    apart = torch.nn.functional.max_pool2d(kept.float()[:, None], 3, 1, 1)[:, 0] == 0
-    assert (zoomed[:, 2][apart] == 0).all()
-    assert kept[:, 0].any()
-    assert kept[:, -1].any()
-
-
-@pytest.mark.parametrize("factor", [0.6, 1.0, 1.7])
-def test_scale_moves_pixels_and_labels_alike(factor: float, generator: torch.Generator) -> None:
-    zoomed, label = scale(*column_ramp(20, 24, 32), factor, factor, generator)
-    full = zoomed[:, 2] > 0.999  # no padding blended in
-    column = zoomed[:, 0] * 100
-    assert full.float().mean() > 0.25
-    assert ((column - label)[full].abs() <= 0.51).all()
-
-
-def test_scale_draws_its_factor_between_the_bounds(generator: torch.Generator) -> None:
-    label = scale(*column_ramp(400, 60, 40), 0.5, 1.0, generator)[1]
-    side_B = (label != IGNORE).any(2).sum(1) / 60
-    assert 0.48 < side_B.min() < 0.53
-    assert 0.97 < side_B.max() <= 1
-    assert abs(float(side_B.mean()) - 0.75) < 0.03
-
-
-def test_scale_keeps_ignored_pixels_ignored(generator: torch.Generator) -> None:
-    label = torch.full((3, 12, 17), IGNORE, dtype=torch.uint8)
-    assert (scale(torch.rand(3, 3, 12, 17), label, 0.7, 1.6, generator)[1] == IGNORE).all()
 
 
 def jittered(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
@@ -249,7 +180,6 @@ def test_what_is_given_is_left_as_it_was(image: Tensor, generator: torch.Generat
     image_before, label_before = image.clone(), label.clone()
     normalise(image)
     flip(image, label, generator)
-    scale(image, label, 0.5, 2.0, generator)
     color_jitter(image, 0.5, 1.0, generator)
     gaussian_blur(image, 1.15, 1.0, generator)
     assert torch.equal(image, image_before)

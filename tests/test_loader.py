@@ -137,6 +137,47 @@ def test_a_crop_of_the_size_of_the_image_is_the_image() -> None:
     assert torch.equal(label, source.label(1))
 
 
+def zooming(low: float, high: float, crop: tuple[int, int] | None, side: int = 60) -> TrainingSet:
+    """Of images whose red is twice the column and whose label is the column."""
+    column = torch.arange(side, dtype=torch.uint8).expand(2, side, side)
+    source = ArraySamples(["0", "1"], torch.stack((2 * column, column, column), 1), column)
+    return TrainingSet(source, labels=True, resize=None, crop=crop, seed=3, scale=(low, high))
+
+
+def test_a_crop_is_taken_from_the_zoomed_image_and_labels_follow() -> None:
+    firsts, data = set(), zooming(2.0, 2.0, (30, 40))
+    for position in range(200):
+        image, label = data[(0, position)]
+        assert (image.shape, label.shape) == ((3, 30, 40), (30, 40))
+        assert int(label.max()) - int(label.min()) in (19, 20), "40 columns of an image twice as wide"
+        assert (image[0].int() - 2 * label.int()).abs().max() <= 1
+        firsts.add(int(label.min()))
+    assert min(firsts) == 0
+    assert max(firsts) == 40
+
+
+def test_what_the_zoom_makes_smaller_than_the_crop_is_padded() -> None:
+    image, label = zooming(0.5, 0.5, (40, 50))[(0, 7)]
+    assert (label[:30, :30] != IGNORE).all()
+    assert (image[0, :30, :30].int() - 2 * label[:30, :30].int()).abs().max() <= 2
+    label[:30, :30] = IGNORE
+    assert (label == IGNORE).all()
+    image[:, :30, :30] = 0
+    assert (image == 0).all()
+
+
+def test_without_a_crop_a_zoomed_image_keeps_its_size() -> None:
+    sides = []
+    for position in range(400):
+        image, label = zooming(0.5, 1.0, None)[(0, position)]
+        assert image.shape == (3, 60, 60)
+        sides.append(int((label != IGNORE).any(0).sum()) / 60)
+    assert 0.5 <= min(sides) < 0.53
+    assert 0.97 < max(sides) <= 1
+    assert abs(np.mean(sides) - 0.75) < 0.03
+    assert zooming(1.5, 2.0, None)[(0, 0)][1].max() < IGNORE
+
+
 def test_without_resize_and_crop_a_sample_is_what_is_stored() -> None:
     image, label = crop_of(TrainingSet(samples(), labels=True, resize=None, crop=None, seed=3), 2, 0)
     assert torch.equal(image, samples().image(2))

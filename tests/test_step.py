@@ -339,7 +339,7 @@ def test_the_result_is_detached() -> None:
 def test_a_step_leaves_the_batch_as_it_was() -> None:
     batch = make_batch()
     before = [tensor.clone() for tensor in batch]
-    make_step(scales=(0.5, 2.0)).step(batch, 0)
+    make_step().step(batch, 0)
     assert all(torch.equal(a, b) for a, b in zip(batch, before, strict=True))
 
 
@@ -403,7 +403,7 @@ def test_buffers_of_the_teacher_come_from_its_own_passes_or_from_the_student(mod
 
 
 def train(seed: int, steps: int = 3, **options: Any) -> nn.Module:
-    step = make_step(group_network(), seed=seed, scales=(0.8, 1.3), tau=0.0, **options)
+    step = make_step(group_network(), seed=seed, tau=0.0, **options)
     for index in range(steps):
         step.step(make_batch(index), index)
     return step.student
@@ -418,7 +418,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(mix: str) -> None:
 
 def test_a_step_draws_from_its_generator_alone() -> None:
     torch.manual_seed(0)
-    step = make_step(group_network(), scales=(0.5, 2.0))
+    step = make_step(group_network())
     states = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())
     drawn = step.generator.get_state()
     step.step(make_batch(), 0)
@@ -480,7 +480,7 @@ def test_the_watch_for_waiting_sees_what_waits() -> None:
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("mix", MIXES)
 def test_no_step_waits_for_the_device(mix: str, weight: str) -> None:
-    step, batch = make_step(mix=mix, weight=weight, scales=(0.5, 2.0)), make_batch()
+    step, batch = make_step(mix=mix, weight=weight), make_batch()
     step.step(batch, 0)  # constants may reach the device once
     with NothingWaits():
         step.step(batch, 1)
@@ -637,7 +637,7 @@ def to(batch: Batch, device: torch.device) -> Batch:
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("mix", MIXES)
 def test_no_step_on_cuda_waits_for_the_device(mix: str, weight: str, cuda: torch.device) -> None:
-    step = cuda_step(cuda, small_network(), mix=mix, weight=weight, scales=(0.5, 2.0))
+    step = cuda_step(cuda, small_network(), mix=mix, weight=weight)
     batch = to(make_batch(), cuda)
     step.step(batch, 0)
     torch.cuda.set_sync_debug_mode("error")

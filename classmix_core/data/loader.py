@@ -53,13 +53,28 @@ def resize_label(label: Tensor, size: Size | None) -> Tensor:
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
-    """Resized, cropped samples. Where a crop lies depends on the seed and the position alone, whoever loads it.
+    """Resized, zoomed, cropped samples. Zoom and crop depend on the seed and the position alone, whoever loads it.
+
+    Args:
+        resize: H, W of all images; None: as they are.
+        crop: H, W of a random window, taken after the zoom; None: as large as before the zoom.
+        scale: range of the random zoom. What it makes smaller than the window is padded, as in the authors' VOC reader.
 
     Yields uint8 (3, H, W) and uint8 (H, W): the label, or without labels 0; IGNORE where the image is padded.
     """
 
-    def __init__(self, samples: Samples, *, labels: bool, resize: Size | None, crop: Size | None, seed: int) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        *,
+        labels: bool,
+        resize: Size | None,
+        crop: Size | None,
+        seed: int,
+        scale: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
         self.samples, self.labels, self.resize, self.crop, self.seed = samples, labels, resize, crop, seed
+        self.scale = scale
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
         index, position = item
@@ -68,9 +83,19 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
             label = resize_label(self.samples.label(index), self.resize)
         else:
             label = torch.zeros(image.shape[1:], dtype=torch.uint8)
-        if self.crop is None:
+        if self.crop is None and self.scale == (1.0, 1.0):
             return image, label
-        return random_crop(image, label, self.crop, np.random.default_rng((self.seed, position)))
+        rng = np.random.default_rng((self.seed, position))
+        size = self.crop or (image.shape[1], image.shape[2])
+        if self.scale != (1.0, 1.0):
+            image, label = zoom(image, label, rng.uniform(*self.scale))
+        return random_crop(image, label, size, rng)
+
+
+def zoom(image: Tensor, label: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """Image and label resized by a factor."""
+    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[2] * factor)))
+    return resize_image(image, size), resize_label(label, size)
 
 
 def random_crop(image: Tensor, label: Tensor, size: Size, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
