@@ -128,6 +128,7 @@ class Interrupts:
                 return
             raise KeyboardInterrupt
         if time.monotonic() - self.raised_at > 10:
+            release(patience=0)
             os._exit(INTERRUPTED)
 
     def check(self) -> None:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -296,13 +297,23 @@ def test_processes_that_fill_at_once_all_see_the_right_bits(camvid_root: Path) -
     assert sorted(path.suffix for path in folder.iterdir()) == [""] * 6
 
 
+def test_what_a_killed_process_left_is_deleted_a_day_later(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for name, hours in (("old.part", 25), ("new.part", 1), ("old", 25)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - 3600 * hours,) * 2)
+    cache.open_cache("disk", str(folder))
+    assert {path.name for path in folder.iterdir()} == {"new.part", "old"}
+
+
 def test_no_room_is_said_and_nothing_is_left(camvid_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     config = DataConfig(name="camvid", root=str(camvid_root), cache="disk", cache_dir=str(camvid_root / "c"))
-    expected = f"{camvid_root / 'c'}: the cache must have room there (data.cache: none does without, "
+    expected = f"{camvid_root / 'c'}: the cache must have room there (--data.cache disk --data.cache_dir DIR "
     with pytest.raises(DataError, match=re.escape(expected) + ".* but got: No space left on device"):
         load_data(config).labelled.image(0)
     assert list((camvid_root / "c").iterdir()) == []

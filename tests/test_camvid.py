@@ -1,4 +1,4 @@
-"""CamVid in SegNet's layout, as a miniature."""
+"""CamVid in both layouts, as a miniature."""
 
 from pathlib import Path
 
@@ -48,6 +48,19 @@ def test_each_of_the_11_classes_has_a_colour_of_its_own() -> None:
     assert len(camvid.CLASSES) == len(set(camvid.PALETTE)) == camvid.VOID == 11
 
 
+def test_the_layout_that_segnets_authors_publish_holds_the_same(camvid_root: Path, tmp_path: Path) -> None:
+    before = camvid.load_split(camvid_root, "train")
+    for split in ("train", "val", "test"):
+        (camvid_root / "images" / split).rename(tmp_path / split)
+        (camvid_root / "labels" / split).rename(tmp_path / f"{split}annot")
+    after = camvid.load_split(tmp_path, "train")
+    assert after.names == before.names
+    assert after.label_paths == [tmp_path / name.replace("train/", "trainannot/") for name in before.names]
+    (tmp_path / "valannot").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="valannot: must exist; CamVid is"):
+        camvid.load_split(tmp_path, "val")
+
+
 def test_a_missing_split_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="images/train: the folder must exist"):
+    with pytest.raises(DataError, match=r"images/train: the folder must exist; CamVid is ROOT/SPLIT/X\.png with"):
         camvid.load_split(tmp_path, "train")

@@ -72,7 +72,7 @@ def test_classes_that_cannot_be_used_are_refused_with_the_file_and_the_rule(
 
 
 def test_a_missing_root_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'nowhere'}: the folder must exist.")):
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'nowhere'}: must exist; a folder of your own is")):
         folder.read_classes(tmp_path / "nowhere")
 
 

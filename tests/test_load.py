@@ -106,6 +106,23 @@ def test_a_split_file_names_the_labelled(camvid_root: Path) -> None:
     assert found["unlabelled"] == [f"train/seq{i}.png" for i in (4, 5, 6, 7, 9)]
 
 
+@pytest.mark.parametrize(("labelled", "fits"), [(2, True), (3, False), (0.3, False)])
+def test_a_number_of_labelled_images_that_a_list_does_not_name_is_refused(
+    camvid_root: Path, labelled: int | float, fits: bool
+) -> None:
+    path = camvid_root / "list.txt"
+    path.write_text("train/seq5.png\ntrain/seq7.png\n")
+    given = config(camvid_root, name="camvid", split_file=str(path), labelled=labelled)
+    if fits:
+        assert len(load_data(given).labelled.names) == 2
+        return
+    with pytest.raises(
+        InvalidValue, match=r"labelled is unset where split_file is a list, or as many as the 2"
+    ) as caught:
+        load_data(given)
+    assert caught.value.field == "labelled"
+
+
 def test_a_name_in_the_split_file_that_is_not_there_is_refused(camvid_root: Path) -> None:
     path = camvid_root / "labeled.txt"
     path.write_text("val/seq8.png\n")

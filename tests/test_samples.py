@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, write_jpeg, write_png
 
@@ -135,9 +136,30 @@ def test_images_are_found_in_all_formats_below_the_folder_sorted(tmp_path: Path)
     assert found == ["a.png", "b.JPG", "deep/c.jpeg", "deep/er/d.webp"]
 
 
+def test_hidden_files_are_no_images_and_linked_folders_are_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for path in ("images/b.png", "images/._b.png", "elsewhere/a.JPG"):
+        (tmp_path / path).touch()
+    (tmp_path / "images/linked").symlink_to(tmp_path / "elsewhere")
+    images = tmp_path / "images"
+    assert image_files(images) == [images / "b.png", images / "linked/a.JPG"]
+
+
+def test_a_moving_picture_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    frames = [Image.new("L", (9, 8), value) for value in (0, 200)]
+    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
+    with pytest.raises(
+        DataError, match=re.escape(f"{path}: must be a readable JPEG, PNG or WebP image, but got a mov")
+    ):
+        FileSamples(["x.jpg"], [path], None).image(0)
+
+
 def test_a_label_has_its_images_relative_stem(tmp_path: Path) -> None:
     (tmp_path / "images/x.y").mkdir(parents=True)
     (tmp_path / "images/x.y/photo.1.jpg").touch()
+    (tmp_path / "labels").mkdir()
     samples = pair_files(tmp_path / "images", tmp_path / "labels", tmp_path)
     assert list(samples.names) == ["images/x.y/photo.1.jpg"]
     assert label_file(samples, 0) == tmp_path / "labels/x.y/photo.1.png"

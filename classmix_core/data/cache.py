@@ -14,6 +14,7 @@ import os
 import shutil
 import struct
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -82,7 +83,7 @@ class CachedSamples:
         if not source.is_file():
             return make()  # which says so
         path = self.folder / key(source, kind)
-        with suppress(FileNotFoundError, ValueError):  # or damaged: a disk may lose what it had
+        with suppress(OSError, ValueError):  # not there, another user's, or damaged: a disk may lose what it had
             return load(path)
         value = make().contiguous()
         store(path, value)
@@ -137,7 +138,7 @@ def store(path: Path, value: Tensor) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        rule = "the cache must have room there (data.cache: none does without, disk with data.cache_dir elsewhere)"
+        rule = "the cache must have room there (--data.cache disk --data.cache_dir DIR puts it elsewhere)"
         raise DataError(f"{path.parent}: {rule}, but got: {error.strerror}.") from error
 
 
@@ -152,11 +153,21 @@ def open_cache(kind: Literal["ram", "disk"], cache_dir: str | None) -> Path:
     """
     if kind == "disk":
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(cache_dir) if cache_dir else Path(home) / "classmix_harness"
+        folder = Path(cache_dir) if cache_dir else Path(home) / "classmix_harness"
+        remove_leftovers(folder)
+        return folder
     memory = SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
     folder = memory / f"classmix_harness-{os.getuid()}"
     hold(folder)
     return folder
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what processes that were killed had begun to write, a day ago or more."""
+    for part in folder.glob("*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > 86400:
+                part.unlink()
 
 
 def hold(folder: Path) -> None:
@@ -179,16 +190,28 @@ def hold(folder: Path) -> None:
     held[folder] = descriptor
 
 
-def release() -> None:
-    """Give up this process's shares; whoever holds the last one deletes the folder."""
-    import fcntl
+def release(patience: float = 3.0) -> None:
+    """Give up this process's shares; whoever holds the last one deletes the folder.
 
+    Args:
+        patience: seconds for which others who hold one are given time to end: Ray's workers outlive their driver.
+    """
+    end = time.monotonic() + patience
     while held:
         folder, descriptor = held.popitem()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while not (alone := is_alone(descriptor)) and time.monotonic() < end:
+            time.sleep(0.05)
+        if alone:
             shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
-            pass  # others use it
-        finally:
-            os.close(descriptor)
+        os.close(descriptor)
+
+
+def is_alone(descriptor: int) -> bool:
+    """Whether nobody else holds a share of the lock; if so nobody can get one until it is closed."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,4 +1,7 @@
-"""CamVid, 11 classes, in SegNet's layout: images/{train,val,test}/X.jpg or .png, labels/{train,val,test}/X.png.
+"""CamVid, 11 classes.
+
+ROOT/{train,val,test}/X.png with ROOT/{train,val,test}annot/X.png     as SegNet's authors publish it; or
+ROOT/images/{train,val,test}/X.jpg with ROOT/labels/{train,val,test}/X.png
 
 Brostow et al., "Semantic object classes in video", 2009. Label 11 is void.
 """
@@ -34,8 +37,15 @@ PALETTE = (
     (0, 128, 192),
 )
 VOID = 11
+LAYOUT = "CamVid is ROOT/SPLIT/X.png with ROOT/SPLITannot/X.png, or ROOT/images/SPLIT/X with ROOT/labels/SPLIT/X.png"
 
 
 def load_split(root: Path, split: str) -> FileSamples:
-    """`split` is train, val or test."""
-    return pair_files(root / "images" / split, root / "labels" / split, root / "images", VOID)
+    """`split` is train, val or test; the names are SPLIT/X in both layouts.
+
+    Raises:
+        DataError: a folder is missing, or holds no photograph.
+    """
+    if (root / split).is_dir():
+        return pair_files(root / split, root / f"{split}annot", root, VOID, LAYOUT)
+    return pair_files(root / "images" / split, root / "labels" / split, root / "images", VOID, LAYOUT)

@@ -102,7 +102,7 @@ def read_label_ids(path: Path) -> Tensor:
 
 def photographs(root: Path, split: str) -> list[Path]:
     folder = existing(root / "leftImg8bit" / split, LAYOUT)
-    paths = [path for path in image_files(folder) if path.name.endswith(PHOTO)]
+    paths = [path for path in image_files(folder, LAYOUT) if path.name.endswith(PHOTO)]
     if not paths:
         raise DataError(f"{folder}: must hold an image CITY/X{PHOTO}, but holds none; {LAYOUT}.")
     return paths

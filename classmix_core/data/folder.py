@@ -9,8 +9,10 @@ ROOT/val/images, val/labels, test/images, test/labels     optional
 import colorsys
 from pathlib import Path
 
-from classmix_core.data.samples import FileSamples, image_files, label_path, pair_files
+from classmix_core.data.samples import FileSamples, existing, image_files, label_path, pair_files
 from classmix_core.errors import DataError
+
+LAYOUT = "a folder of your own is ROOT/images/X.jpg with ROOT/labels/X.png for some, and ROOT/classes.txt"
 
 
 def read_classes(root: Path) -> tuple[str, ...]:
@@ -19,12 +21,14 @@ def read_classes(root: Path) -> tuple[str, ...]:
     Raises:
         DataError: no such folder or file, fewer than 2 or more than 255 names, or a name twice.
     """
-    path = root / "classes.txt"
-    if not root.is_dir():
-        raise DataError(f"{root}: the folder must exist.")
+    path = existing(root, LAYOUT) / "classes.txt"
     if not path.is_file():
         raise DataError(f"{path}: the file must exist, with the name of a class on each line.")
-    names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: must be a UTF-8 text file, but byte {error.start} is not.") from None
+    names = tuple(line.strip() for line in lines if line.strip())
     if not 2 <= len(names) <= 255:
         raise DataError(f"{path}: must name 2 to 255 classes, but names {len(names)}.")
     if len(set(names)) < len(names):
@@ -35,7 +39,7 @@ def read_classes(root: Path) -> tuple[str, ...]:
 
 def load_labelled(root: Path, ignore_value: int) -> FileSamples:
     """The images of images/ that have a label in labels/."""
-    samples = pair_files(root / "images", root / "labels", root, ignore_value)
+    samples = pair_files(root / "images", root / "labels", root, ignore_value, LAYOUT)
     assert samples.label_paths is not None
     with_label = [i for i, path in enumerate(samples.label_paths) if path.is_file()]
     if not with_label:
@@ -55,7 +59,7 @@ def load_unlabelled(root: Path) -> FileSamples:
 
 def load_part(root: Path, part: str, ignore_value: int) -> FileSamples:
     """val/ or test/."""
-    return pair_files(root / part / "images", root / part / "labels", root, ignore_value)
+    return pair_files(root / part / "images", root / part / "labels", root, ignore_value, LAYOUT)
 
 
 def palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:

@@ -122,6 +122,9 @@ def split_labelled(
     Args:
         default: how many keep them where the configuration does not say.
         order: for a pickle, the image of each number in it.
+
+    Raises:
+        InvalidValue: more than there are, or another number than a list names.
     """
     count = len(train.names)
     wanted = default if config.labelled is None else config.labelled
@@ -130,6 +133,8 @@ def split_labelled(
     path = Path(config.split_file)
     if order is None:
         labelled = splits.find_names(splits.read_names(path), train.names, path)
+        rule = f"labelled is unset where split_file is a list, or as many as the {len(labelled)} that it names"
+        require(config.labelled in (None, len(labelled)), "labelled", rule, config.labelled)
     else:
         splits.require_file(path)
         first = read_permutation(path, count)[: splits.resolve_amount(wanted, count, "labelled")]

@@ -1,5 +1,6 @@
 """Images and labels by number, from memory or from files."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,11 +125,15 @@ def read(path: Path, mode: ImageReadMode) -> Tensor:
     """
     if not path.is_file():
         raise DataError(f"{path}: the file must exist.")
+    rule = "must be a readable JPEG, PNG or WebP image"
     try:
-        return decode_image(str(path), mode, apply_exif_orientation=mode == ImageReadMode.RGB)
+        image = decode_image(str(path), mode, apply_exif_orientation=mode == ImageReadMode.RGB)
     except RuntimeError as error:
         reason = str(error).splitlines()[0].rsplit(", ", 1)[-1].rstrip(".")
-        raise DataError(f"{path}: must be a readable JPEG, PNG or WebP image, but got: {reason}.") from error
+        raise DataError(f"{path}: {rule}, but got: {reason}.") from error
+    if image.ndim != 3:  # a GIF is decoded too, to as many images as it has
+        raise DataError(f"{path}: {rule}, but got a moving picture.")
+    return image
 
 
 def read_label(path: Path) -> Tensor:
@@ -156,27 +161,37 @@ def existing(path: Path, layout: str) -> Path:
         DataError: it does not exist; `layout` says how the data set must lie.
     """
     if not path.exists():
-        raise DataError(f"{path}: must exist; {layout}.")
+        raise DataError(f"{path}: must exist{f'; {layout}' if layout else ''}.")
     return path
 
 
-def image_files(folder: Path) -> list[Path]:
-    """All images below a folder, sorted.
+def image_files(folder: Path, layout: str = "") -> list[Path]:
+    """All images below a folder, also through links, sorted; hidden files, which some systems put beside them, are not.
+
+    Args:
+        layout: how the data set must lie, for the message.
 
     Raises:
         DataError: the folder is missing or holds none.
     """
+    hint = f"; {layout}." if layout else "."
     if not folder.is_dir():
-        raise DataError(f"{folder}: the folder must exist.")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        raise DataError(f"{folder}: the folder must exist{hint}")
+    below = (Path(home, name) for home, _, names in os.walk(folder, followlinks=True) for name in names)
+    files = sorted(path for path in below if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
     if not files:
-        raise DataError(f"{folder}: must hold at least one image ({', '.join(IMAGE_SUFFIXES)}), but holds none.")
+        raise DataError(f"{folder}: must hold at least one image ({', '.join(IMAGE_SUFFIXES)}), but holds none{hint}")
     return files
 
 
-def pair_files(images: Path, labels: Path, root: Path, ignore_value: int = IGNORE) -> FileSamples:
-    """Every image below `images` with the PNG of the same relative stem below `labels`; named relative to `root`."""
-    paths = image_files(images)
+def pair_files(images: Path, labels: Path, root: Path, ignore_value: int = IGNORE, layout: str = "") -> FileSamples:
+    """Every image below `images` with the PNG of the same relative stem below `labels`; named relative to `root`.
+
+    Raises:
+        DataError: as `image_files`, or there is no folder of labels.
+    """
+    paths = image_files(images, layout)
+    existing(labels, layout)
     names = [path.relative_to(root).as_posix() for path in paths]
     return FileSamples(names, paths, [label_path(path, images, labels) for path in paths], ignore_value)
 

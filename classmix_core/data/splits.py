@@ -41,7 +41,9 @@ def read_names(path: Path) -> list[str]:
         InvalidValue: there is no such file, or it names nothing.
     """
     require_file(path)
-    lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    lines = [
+        line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()
+    ]
     pairs = [PAIR.fullmatch(line) for line in lines]
     names = [pair[1] if pair else line for pair, line in zip(pairs, lines, strict=True)]
     require(bool(names), "split_file", "split_file names at least one image", str(path))

@@ -133,7 +133,7 @@ def read_ids(folder: Path, split: str) -> list[str]:
 
 def read_list(path: Path) -> list[str]:
     """The ids of a list: the stem of the first word of each line."""
-    return [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
+    return [Path(line.split()[0]).stem for line in path.read_text(errors="replace").splitlines() if line.strip()]
 
 
 def added_masks(root: Path, folder: Path) -> dict[str, Path]:
