@@ -8,6 +8,7 @@ timm:tf_efficientnet_lite0                     one of timm's, with or without a 
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,8 @@ def read_weights(source: str) -> dict[str, Tensor]:
         return from_torchvision(name) if library == "torchvision" else from_timm(name)
     except LookupError as error:
         raise InvalidValue("weights", f"{library} has weights of that name", source) from error
-    except OSError as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, RuntimeError, HTTPException) as error:  # a cut download is one of the latter two
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         rule = "must be reachable; without a network set model.weights to a file that holds the weights"
         raise DataError(f"{source}: {rule} ({reason})") from error
 

@@ -93,7 +93,9 @@ def test_an_encoder_that_timm_alone_knows_is_found_for_deeplab() -> None:
         assert network(torch.rand(1, 3, 33, 45)).shape == (1, CLASSES, 33, 45)
 
 
-@pytest.mark.parametrize("name", ["smp/Nonsense/resnet18", "smp/Unet/nonsense18"])
+@pytest.mark.parametrize(
+    "name", ["smp/Nonsense/resnet18", "smp/Unet/nonsense18", "smp/DeepLabV3Plus/densenet121", "smp/DPT/resnet34"]
+)
 def test_a_decoder_or_encoder_that_smp_does_not_know_is_refused(name: str) -> None:
     pytest.importorskip("segmentation_models_pytorch")
     with pytest.raises(InvalidValue, match=f"segmentation_models_pytorch knows .*'{name}'") as caught:

@@ -134,13 +134,18 @@ def build_smp(name: str, num_classes: int) -> nn.Module:
         import segmentation_models_pytorch as smp
     except ImportError:
         raise InvalidValue("name", "segmentation_models_pytorch is installed (pip install '.[smp]')", name) from None
+    import timm
+
     _, decoder, encoder = name.split("/")
-    if encoder not in smp.encoders.get_encoder_names():
-        encoder = f"tu-{encoder}"  # the prefix by which timm's own networks are reached
+    in_timm = encoder.removeprefix("tu-").removeprefix("timm-")
+    old_copy = encoder.startswith("timm-") and timm.is_model(in_timm)
+    if old_copy or encoder not in smp.encoders.get_encoder_names():
+        encoder = f"tu-{in_timm}"  # the prefix by which timm's own networks are reached
     try:
         network = smp.create_model(decoder, encoder, encoder_weights=None, classes=num_classes)
-    except (KeyError, RuntimeError) as error:
-        rule = "segmentation_models_pytorch knows the decoder and it or timm the encoder"
+    except (KeyError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:150]
+        rule = f"segmentation_models_pytorch knows such a network (it says: {reason})"
         raise InvalidValue("name", rule, name) from error
     mean, std = MEAN, STD
     if encoder.startswith("tu-"):
