@@ -17,9 +17,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.io import write_png
 
+from classmix_core.augment import MEAN, STD
+from classmix_core.data import cityscapes
+from classmix_core.evaluate import evaluate
 from classmix_core.metrics import class_iou, confusion_matrix, mean_iou
 from classmix_core.mixing import IGNORE
 
@@ -78,6 +81,29 @@ def agree(result: dict[str, Any], matrix: Tensor) -> None:
     expected = [result["classScores"][name] for name in names]
     assert class_iou(matrix).tolist() == pytest.approx(expected, abs=1e-6, nan_ok=True)
     assert mean_iou(matrix) == pytest.approx(result["averageScoreClasses"], abs=1e-6)
+
+
+class Echo(nn.Module):
+    """Predicts what an image holds in red, in steps of 10."""
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        red_BHW = 255 * (image_BCHW[:, 0] * STD[0] + MEAN[0])
+        return nn.functional.one_hot((red_BHW / 10).round().long(), CLASSES).permute(0, 3, 1, 2).float()
+
+
+def test_label_ids_become_the_official_train_ids() -> None:
+    assert cityscapes.TRAIN_IDS[LABEL_IDS].tolist() == TRAIN_IDS.tolist()
+    assert [official.trainId2label[number].name for number in range(CLASSES)] == list(cityscapes.CLASSES)
+    assert [official.trainId2label[number].color for number in range(CLASSES)] == list(cityscapes.PALETTE)
+
+
+def test_miou_of_files_read_and_a_network_evaluated_is_that_of_the_official_evaluation(tmp_path: Path) -> None:
+    truths = [truth(seed) for seed in range(3)]
+    predictions = [guess(ids, seed) for seed, ids in enumerate(truths)]
+    result = official_result(tmp_path, truths, [BACK[prediction] for prediction in predictions])
+    labels = torch.stack([cityscapes.read_label_ids(tmp_path / f"gt_{number}.png") for number in range(3)])
+    images = torch.stack([(10 * prediction).byte().expand(3, -1, -1) for prediction in predictions])
+    agree(result, evaluate(Echo(), [(images, labels)], CLASSES, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("images", [1, 5])
