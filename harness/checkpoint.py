@@ -2,7 +2,7 @@
 
 RUN/config.yaml
 RUN/checkpoints/step_00000100/{state.pt, rank_0.pt, ...}     the newest one; what a resumed run starts from
-RUN/best.safetensors                                         weights of the best step on val
+RUN/best.safetensors, best_teacher.safetensors               weights of the best step on val; the first: of eval.network
 """
 
 import os

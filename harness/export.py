@@ -70,7 +70,7 @@ def export(network: nn.Module, path: Path, classes: tuple[str, ...]) -> float:
     with replacing(path) as part:
         program.save(part)
         difference, allowed = compare(model, part)
-        if difference > allowed:
+        if not difference <= allowed:  # also where it is not a number
             raise ExportError(f"{path}: must agree with torch to {allowed:.1e}, but differs by {difference:.1e}.")
     return difference
 

@@ -6,6 +6,7 @@
 Exit code: 0 done; 1 an image could not be labelled, the others were; 2 refused input.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,9 @@ from harness.console import Refused
 from harness.looks import Look, label_image
 from harness.runs import shown
 from harness.trained import Trained, fetch, load_trained
+
+UNREAD = (".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff")
+"""Images that are not read."""
 
 
 def build_parser() -> Parser:
@@ -50,7 +54,7 @@ def build_parser() -> Parser:
 def main(args: Sequence[str] | None = None) -> int:
     options = build_parser().read(args)
     check_options(options)
-    images = find_images(Path(options.images)) if options.images else {}
+    images = find_images(Path(options.images)) if options.images is not None else {}
     trained = load(options)
     look = look_as(options, trained.config)
     code = export(trained, Path(options.export)) if options.export else console.DONE
@@ -64,6 +68,9 @@ def check_options(options: Any) -> None:
     """
     if (options.run is None) == (options.checkpoint is None):
         raise Refused("--run, --checkpoint: one of the two must be given.")
+    for name in ("run", "checkpoint", "images", "out", "export"):
+        if getattr(options, name) == "":
+            raise Refused(f"--{name}: must not be empty, but got ''.")
     if options.images is None and options.export is None:
         raise Refused("--images: must be given, or --export.")
     if (options.images is None) != (options.out is None):
@@ -74,13 +81,33 @@ def check_options(options: Any) -> None:
         check_installed()
         if Path(options.export).is_dir():
             raise Refused(f"--export: must be a file, but {options.export} is a folder.")
+        make_writable(Path(options.export).parent, "--export")
     if options.out is None:
         return
     images, out = Path(options.images), Path(options.out)
     if out.exists() and not out.is_dir():
         raise Refused(f"--out: must be a folder, but {out} is a file.")
+    for part in sheet.FOLDERS:
+        if images.resolve().is_relative_to((out / part).resolve()):
+            raise Refused(f"--out: its {part} would be written over --images, but got {out} and {images}.")
     if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
         raise Refused(f"--out: must lie outside --images ({images}), or it would be read as images, but got {out}.")
+
+
+def make_writable(folder: Path, flag: str) -> None:
+    """Make the folder if need be.
+
+    Raises:
+        Refused: that is not allowed.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(
+            f"{flag}: must lie in a folder that can be written, but got {folder}: {error.strerror}."
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise Refused(f"{flag}: must lie in a folder that can be written, but {folder} is not.")
 
 
 def find_images(path: Path) -> dict[Path, Path]:
@@ -93,6 +120,10 @@ def find_images(path: Path) -> dict[Path, Path]:
     if not path.exists():
         raise Refused(f"--images: must be an image or a folder of images, but there is no {path}.")
     root = path if path.is_dir() else path.parent
+    others = sorted(file for file in root.rglob("*") if file.suffix.lower() in UNREAD) if path.is_dir() else []
+    if others:
+        what = f"{len(others)} file(s) left out, such as {others[0]}: JPEG, PNG and WebP are read"
+        console.err.print(f"warning: {what}", markup=False)
     found: dict[Path, Path] = {}
     for file in image_files(path) if path.is_dir() else [path]:
         stem = file.relative_to(root).with_suffix("")
@@ -139,7 +170,7 @@ def export(trained: Trained, path: Path) -> int:
     except ExportError as error:
         fail(str(error))
         return console.FAILED
-    console.out.print(f"{shown(path.absolute())}: differs from torch by {difference:.1e}")
+    console.out.print(f"{shown(path.absolute())}: differs from torch by {difference:.1e}", markup=False)
     return console.DONE
 
 
@@ -149,27 +180,43 @@ def label_all(trained: Trained, images: dict[Path, Path], out: Path, look: Look)
     trained.network.to(device)
     if trained.config.channels_last:
         trained.network.to(memory_format=torch.channels_last)
+    make_writable(out, "--out")
+    entries: list[sheet.Entry] = []
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            for entry in labelled(trained, images, out, look, device):
+                entries.append(entry)
+        finally:  # a Ctrl-C leaves a page of what there is
+            if entries:
+                page = sheet.write_page(out, entries, trained.classes)
+                console.out.print(f"{len(entries)} labelled: {shown(page.absolute())}", markup=False)
     except OSError as error:
-        raise Refused(f"--out: must be a folder that can be written, but got {out}: {error.strerror}.") from error
+        raise console.Failed(f"--out: there must be room for all that is written, but got: {error}.") from error
+    return console.DONE if len(entries) == len(images) else console.FAILED
+
+
+def labelled(
+    trained: Trained, images: dict[Path, Path], out: Path, look: Look, device: torch.device
+) -> Iterator[sheet.Entry]:
+    """Label and write one image after the other; one that cannot be is named and left out."""
     samples = FileSamples([path.as_posix() for path in images.values()], list(images.values()), None)
-    entries = []
     for index, stem in enumerate(with_bar(list(images))):
         try:
             image = samples.image(index)
             label = label_image(trained, image, look, device)
         except DataError as error:
             fail(str(error))
-        except torch.OutOfMemoryError:
-            fail(f"{samples.names[index]}: must fit into the GPU's memory; --window or a smaller --batch helps.")
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            fail(f"{samples.names[index]}: must fit into memory; --window or a smaller --batch helps.")
         else:
-            entries.append(sheet.write_entry(out, samples.names[index], stem, image, label, trained.classes))
-    failed = len(images) - len(entries)
-    if entries:
-        page = sheet.write_page(out, entries, trained.classes)
-        console.out.print(f"{len(entries)} labelled: {shown(page.absolute())}")
-    return console.FAILED if failed else console.DONE
+            yield sheet.write_entry(out, samples.names[index], stem, image, label, trained.classes)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether it is a GPU's or the CPU's, which has no class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def with_bar(stems: list[Path]) -> Iterator[Path]:

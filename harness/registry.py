@@ -1,7 +1,10 @@
 """The best network of a run as an MLflow model: safetensors and code, a signature, a version in the registry."""
 
 import logging
+import math
+import re
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,6 +14,7 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types import Schema, TensorSpec
 
+from classmix_core.data import DataConfig
 from classmix_core.data.samples import Samples
 from harness import checkpoint
 from harness.classes import CLASSES
@@ -21,6 +25,18 @@ MODEL = "model"
 CHAMPION = "champion"
 """Alias of the version that did best on val."""
 VAL = "val_miou"
+IMPORTED = (
+    "mlflow",
+    "torch",
+    "torchvision",
+    "numpy",
+    "jsonargparse[signatures]",
+    "pillow",
+    "pyyaml",
+    "rich",
+    "safetensors",
+)
+"""By served.py and what it imports."""
 
 SIGNATURE = ModelSignature(
     Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
@@ -28,11 +44,12 @@ SIGNATURE = ModelSignature(
 )
 
 
-def log_model(run: Run, folder: Path, val: Samples) -> None:
+def log_model(run: Run, folder: Path, val: Samples, smp: bool) -> None:
     """Log the network of a run folder; images of val serve as the input example.
 
     Args:
         folder: with config.yaml, classes.json and best.safetensors.
+        smp: whether it is one of segmentation_models_pytorch's.
     """
     package = Path(__file__).parent
     with TemporaryDirectory() as home, warnings.catch_warnings():
@@ -47,11 +64,23 @@ def log_model(run: Run, folder: Path, val: Samples) -> None:
                 "weights": str(folder / checkpoint.BEST),
             },
             code_paths=[str(package), str(package.parent / "classmix_core")],
-            pip_requirements=["classmix-harness"],
+            pip_requirements=requirements(smp),
             signature=SIGNATURE,
             input_example=example(val),
         )
         run.folder(Path(home) / MODEL, MODEL)
+
+
+def requirements(smp: bool) -> list[str]:
+    """What the code that goes with the model imports, as installed here; the project itself is on no index."""
+    names = [*IMPORTED, *(["segmentation-models-pytorch", "timm"] if smp else [])]
+    return [f"{name}=={version(name.split('[')[0])}" for name in names]
+
+
+def model_name(config: DataConfig) -> str:
+    """Under which a network is registered: one name a data set, so that champions compete over one thing."""
+    name = Path(config.root).name if config.name == "folder" and config.root else config.name
+    return f"classmix-{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
 
 
 def example(val: Samples) -> np.ndarray:
@@ -62,7 +91,7 @@ def example(val: Samples) -> np.ndarray:
 
 
 def register(run: Run, name: str, val_miou: float) -> ModelVersion:
-    """A new version of the registered model `name`; the champion if none did better on val."""
+    """A version of the registered model `name`, one a run; the champion if none did better on val."""
     client = run.client
     try:
         client.create_registered_model(name)
@@ -70,15 +99,23 @@ def register(run: Run, name: str, val_miou: float) -> ModelVersion:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     source = f"{client.get_run(run.run_id).info.artifact_uri}/{MODEL}"
-    version = client.create_model_version(name, source, run.run_id, tags={VAL: repr(val_miou)})
-    if val_miou >= champion_score(client, name):
-        client.set_registered_model_alias(name, CHAMPION, version.version)
-    return version
+    known = client.search_model_versions(f"name='{name}' and run_id='{run.run_id}'")  # if it was killed after it
+    made = known[0] if known else client.create_model_version(name, source, run.run_id, tags={VAL: repr(val_miou)})
+    if worth(val_miou) >= champion_score(client, name):
+        client.set_registered_model_alias(name, CHAMPION, made.version)
+    return made
+
+
+def worth(val_miou: float) -> float:
+    """Where no pixel of val is labelled, mIoU is NaN: less than anything."""
+    return float("-inf") if math.isnan(val_miou) else val_miou
 
 
 def champion_score(client: MlflowClient, name: str) -> float:
     """The champion's mIoU on val; below all if there is none."""
     try:
-        return float(client.get_model_version_by_alias(name, CHAMPION).tags.get(VAL, "-inf"))
-    except MlflowException:
+        return worth(float(client.get_model_version_by_alias(name, CHAMPION).tags.get(VAL, "-inf")))
+    except MlflowException as error:
+        if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):  # there is none yet
+            raise
         return float("-inf")

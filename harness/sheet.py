@@ -19,6 +19,7 @@ from harness.classes import Classes
 from harness.files import replacing
 from harness.pictures import Palette, overlay
 
+FOLDERS = ("masks", "overlays", "thumbnails")
 THUMBNAIL = 360
 """Longer side of an image on the page, in pixels."""
 

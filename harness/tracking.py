@@ -3,9 +3,11 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import torch
 from mlflow import MlflowClient
@@ -29,6 +31,13 @@ def one_line(error: BaseException) -> str:
 def default_uri() -> str:
     """The store that a plain `mlflow ui` in the current folder shows."""
     return f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def require_answer(uri: str) -> None:
+    """Raise OSError unless the server answers, whatever it says: MLflow itself would try in silence for minutes."""
+    if uri.startswith(("http://", "https://")):
+        with suppress(HTTPError):
+            urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
 
 
 def open_experiment(uri: str, name: str) -> str:
@@ -153,4 +162,5 @@ __all__ = [
     "children",
     "default_uri",
     "open_experiment",
+    "require_answer",
 ]

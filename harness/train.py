@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 import harness  # noqa: F401
 from classmix_core.data import EVALUATED, Role, check_data
-from classmix_core.errors import InvalidValue
+from classmix_core.errors import DataError, InvalidValue
 from harness import console, runs
 from harness.classes import write_classes
 from harness.config import (
@@ -26,15 +27,18 @@ from harness.config import (
     flatten,
     load_config,
     make_parser,
+    override,
     to_yaml,
     train_config,
 )
 from harness.console import Refused
 from harness.session import LocalSession
 from harness.weights import load_weights_into
-from harness.worker import Interrupted, Job, TrainingError, load_data_once, train
+from harness.worker import NETWORKS, Interrupted, Job, TrainingError, load_data_once, train
 
 EXPERIMENT = "train"
+FREE = ("data.cache", "data.cache_dir", "data.loader_workers")
+"""What a resumed run may change: no result depends on it."""
 
 
 def build_parser() -> Parser:
@@ -71,7 +75,9 @@ def main(args: Sequence[str] | None = None) -> int:
         record = start_run(config, folder, options.tracking_uri)
         announce = f"training {runs.shown(folder)}"
     place = f"{gpus} GPU(s)" if gpus else f"CPU, {workers} worker(s)"
-    console.out.print(f"[bold]{announce}[/]  {config.data.name}, {config.model.name}, {config.steps} steps, {place}")
+    console.out.print(
+        f"[bold]{escape(announce)}[/]  {config.data.name}, {config.model.name}, {config.steps} steps, {place}"
+    )
     resume = runs.resume_command("harness.train", folder, options.storage_path, options.address)
     with runs.held(folder):
         return run(config, folder, record, workers, gpus, options, resume)
@@ -105,13 +111,14 @@ def resources(config: TrainConfig, options: Any) -> tuple[int, int]:
 
 
 def resumed_config(folder: Path, given: TrainConfig) -> TrainConfig:
-    """The configuration that the run was started with; flags that contradict it are refused."""
+    """The configuration that the run was started with; flags that contradict it are refused, but for FREE ones."""
     stored = load_config(folder / "config.yaml")
     default, original = flatten(TrainConfig()), flatten(stored)
+    changed = {key: value for key, value in flatten(given).items() if key in FREE and value != default[key]}
     for key, value in flatten(given).items():
-        if value not in (default[key], original[key]):
+        if key not in changed and value not in (default[key], original[key]):
             raise Refused(f"{key}: a resumed run keeps its configuration ({original[key]!r}), but got {value!r}.")
-    return stored
+    return override(stored, changed)
 
 
 def check(config: TrainConfig, roles: tuple[Role, ...] = EVALUATED) -> None:
@@ -128,7 +135,8 @@ def check(config: TrainConfig, roles: tuple[Role, ...] = EVALUATED) -> None:
     except InvalidValue as error:
         raise Refused(f"data.{error.field}: {error}") from error
     try:
-        with torch.device("meta"):
+        # some of segmentation_models_pytorch's encoders compute while they are built
+        with torch.device("cpu" if config.model.name.startswith("smp/") else "meta"):
             model = build_model(config.model, len(data.classes))
         if config.model.weights:
             console.out.print(str(load_weights_into(model, config.model.weights)), markup=False)
@@ -169,8 +177,9 @@ def open_experiment(uri: str, name: str) -> str:
     from harness import tracking
 
     try:
+        tracking.require_answer(uri)
         return tracking.open_experiment(uri, name)
-    except (tracking.MlflowException, SQLAlchemyError) as error:
+    except (tracking.MlflowException, SQLAlchemyError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise Refused(f"--tracking-uri: must be an MLflow store that can be opened, but got {uri}: {reason}") from error
 
@@ -198,11 +207,15 @@ def run(
         status = "FINISHED"
     except (KeyboardInterrupt, Interrupted):
         status = "KILLED"
-        console.out.print(f"interrupted; go on with: {resume}")
+        console.out.print(f"interrupted; go on with: {resume}", markup=False)
         return console.INTERRUPTED
     except TrainingError as error:
         log.failed(error)
         raise
+    except DataError as error:  # all was read once before: a file that is gone now, a cache that is full
+        log.failed(error)
+        reason = str(error).strip().splitlines()[-1].removeprefix("classmix_core.errors.DataError: ")  # of a loader
+        raise console.Failed(f"{reason} Once the cause is gone, go on with: {resume}") from error
     except BaseException as error:
         log.failed(error)
         console.err.print(f"failed; once the cause is gone, go on with: {resume}", markup=False)
@@ -210,22 +223,22 @@ def run(
     finally:
         log.finish(status)
     record.end(folder)
-    show_result(metrics, folder)
+    show_result(metrics, folder, config.eval.network)
     return console.DONE
 
 
 def publish(log: Any, config: TrainConfig, folder: Path, metrics: dict[str, float]) -> None:
     """The best network into MLflow: a model of the run, and a version in the registry."""
-    from harness.registry import log_model, register
+    from harness.registry import log_model, model_name, register
 
     val = load_data_once(config.data).val
     assert val is not None
-    log_model(log, folder, val)
-    register(log, f"classmix-{config.data.name}", metrics["val/best_miou"])
+    log_model(log, folder, val, smp=config.model.name.startswith("smp/"))
+    register(log, model_name(config.data), metrics["val/best_miou"])
 
 
-def show_result(metrics: dict[str, float], folder: Path) -> None:
-    table = Table(title="test, network of the best step on val")
+def show_result(metrics: dict[str, float], folder: Path, network: str) -> None:
+    table = Table(title=f"test, {network} of the best step on val")
     table.add_column("class")
     table.add_column("IoU", justify="right")
     for key, value in metrics.items():
@@ -234,11 +247,16 @@ def show_result(metrics: dict[str, float], folder: Path) -> None:
     table.add_section()
     table.add_row("[bold]mean", f"[bold]{console.share(metrics['test/miou'])}")
     console.out.print(table)
-    best, final = int(metrics["test/best_step"]), console.share(metrics["test/final_miou"])
+    console.out.print(f"pixel accuracy {metrics['test/accuracy']:.3f}")
+    both = Table(title="test mIoU")
+    for column in ("", f"best step on val ({metrics['test/best_step']:.0f})", "last step"):
+        both.add_column(column, justify="right")
+    for name in NETWORKS:
+        both.add_row(name, *(console.share(metrics[f"test/{which}_{name}_miou"]) for which in ("best", "final")))
+    console.out.print(both)
     console.out.print(
-        f"best step {best}; test mIoU of the last step {final}; pixel accuracy {metrics['test/accuracy']:.3f}"
+        f"weights and splits: {runs.shown(folder)}; curves and pictures: python -m harness.ui", markup=False
     )
-    console.out.print(f"weights and splits: {runs.shown(folder)}; curves and pictures: python -m harness.ui")
 
 
 if __name__ == "__main__":

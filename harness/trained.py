@@ -63,14 +63,15 @@ def fetch(uri: str, run_id: str, target: Path) -> None:
     import mlflow.artifacts
     from sqlalchemy.exc import SQLAlchemyError
 
-    from harness.tracking import MlflowClient, MlflowException
+    from harness.tracking import MlflowClient, MlflowException, require_answer
 
     store = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not store.is_file():  # MLflow would make it
         raise Refused(f"--tracking-uri: must be an MLflow store, but there is no {store}.")
     try:
+        require_answer(uri)
         run = MlflowClient(uri).get_run(run_id)
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise Refused(f"--run: must be the id of a run in {uri}, but got {run_id!r}: {reason}") from error
     for name in (CONFIG, CLASSES, f"model/artifacts/{checkpoint.BEST}"):

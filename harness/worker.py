@@ -31,6 +31,7 @@ from harness.weights import load_weights_into
 T = TypeVar("T")
 
 PANEL_ROWS = 4
+NETWORKS = ("student", "teacher")
 
 Purpose = Literal["run", "trial", "confirmation"]
 """run: val as it goes, test in the end; trial: val alone; confirmation: test alone, after the last step."""
@@ -132,7 +133,8 @@ class Trainer:
             mean_over_workers=self.session.mean if self.session.world_size > 1 else lambda value: value,
         )
         self.curve = Curve(self.device, self.images_per_step())
-        self.evaluated = self.model if config.eval.network == "student" else self.teacher
+        self.networks = dict(zip(NETWORKS, (self.model, self.teacher), strict=True))
+        self.evaluated = self.networks[config.eval.network]
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -327,7 +329,8 @@ class Trainer:
         if first or self.metrics["val/miou"] > self.best["val/miou"]:
             self.best = {"step": float(self.next_step), "val/miou": self.metrics["val/miou"]}
             if self.run_log and self.job.purpose == "run":
-                checkpoint.save_weights(self.job.folder / checkpoint.BEST, self.evaluated)
+                for name, network in self.networks.items():
+                    checkpoint.save_weights(self.best_file(name), network)
         self.metrics["val/best_miou"] = self.best["val/miou"]
         if self.run_log:
             self.run_log.metrics(self.next_step, self.metrics)
@@ -386,14 +389,31 @@ class Trainer:
                 self.log_result("test", matrix)
         self.report()
 
+    def best_file(self, network: str) -> Path:
+        """The weights of the best step on val; what others read is those of the network that is evaluated."""
+        return self.job.folder / (
+            checkpoint.BEST if network == self.config.eval.network else f"best_{network}.safetensors"
+        )
+
     def finish_run(self) -> None:
-        """Report on test, by the best step on val and by the last."""
-        final = self.count(self.data.test, self.evaluated)
-        checkpoint.load_weights(self.job.folder / checkpoint.BEST, self.evaluated)
-        matrix = self.count(self.data.test, self.evaluated)
-        self.metrics |= self.named("test", matrix)
-        self.metrics |= {"test/final_miou": mean_iou(final), "test/best_step": self.best["step"]}
-        self.log_result("test", matrix)
+        """Report on test: student and teacher, of the last step and of the best one on val.
+
+        test/miou and all beside it are of `eval.network` at the best step.
+        """
+        chosen = self.config.eval.network
+        for name, network in self.networks.items():
+            self.metrics[f"test/final_{name}_miou"] = mean_iou(self.count(self.data.test, network))
+            checkpoint.load_weights(self.best_file(name), network)
+            matrix = self.count(self.data.test, network)
+            self.metrics[f"test/best_{name}_miou"] = mean_iou(matrix)
+            if name == chosen:
+                result = matrix
+        self.metrics |= self.named("test", result)
+        self.metrics |= {
+            "test/final_miou": self.metrics[f"test/final_{chosen}_miou"],
+            "test/best_step": self.best["step"],
+        }
+        self.log_result("test", result)
 
     def log_result(self, role: str, matrix: Tensor) -> None:
         if not self.run_log:

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,6 +136,50 @@ def test_a_run_id_gives_the_same_masks_as_its_folder(here: Path, capsys: pytest.
         assert path.read_bytes() == (here / "again/masks" / path.relative_to(here / "out/masks")).read_bytes()
 
 
+def test_images_that_are_not_read_are_counted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("photos/x.HEIC", "photos/sub dir/y.tif"):
+        (here / name).touch()
+    result = label(capsys)
+    assert result.code == 0
+    assert result.err.count("\n") == 1
+    assert "2 file(s) left out, such as photos/sub dir/y.tif" in " ".join(result.err.split())
+
+
+def test_an_interrupted_prediction_leaves_a_page_of_what_there_is(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = predict.label_image
+
+    def interrupted(*args: Any) -> Tensor:
+        if len(names(here / "out")) >= 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(predict, "label_image", interrupted)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    result = label(capsys)
+    assert result.code == 130
+    assert "1 labelled: out/index.html" in result.out
+    assert (here / "out/index.html").read_text().count("<figure>") == 1
+
+
+def test_an_image_too_large_for_memory_is_one_line_and_the_others_are_labelled(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = predict.label_image
+
+    def large(trained: Any, image: Tensor, *rest: Any) -> Tensor:
+        if image.shape[1:] == (1, 1):
+            torch.empty(1 << 60)
+        return real(trained, image, *rest)
+
+    monkeypatch.setattr(predict, "label_image", large)
+    result = label(capsys)
+    assert result.code == 1
+    assert "photos/one.png: must fit into memory" in " ".join(result.err.split())
+    assert "2 labelled" in result.out
+
+
 def test_one_image_is_taken_as_well(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = call(
         predict.main, capsys, "--checkpoint=runs/a", "--images=photos/sub dir/ü#1%.jpg", "--out=photos/beside it"
@@ -194,6 +239,14 @@ def test_without_a_single_good_image_there_is_no_page(here: Path, capsys: pytest
         (("--checkpoint=runs/a", "--images=photos", "--out=out", "--stride=[4,4]"), ("--stride", "window is set")),
         (("--checkpoint=runs/a", "--images=photos", "--out=out", "--scales=[0]"), ("--scales", "(0, 8]")),
         (("--checkpoint=runs/a", "--images=photos", "--out=out", "--windw=3"), ("--windw", "nearest key: window")),
+        (("--checkpoint=runs/a", "--images=", "--out=out"), ("--images", "empty")),
+        (("--checkpoint=runs/a", "--export="), ("--export", "empty")),
+        (
+            ("--checkpoint=runs/a", "--images=photos/one.png", "--export=photos/one.png/x.onnx", "--out=out"),
+            ("--export",),
+        ),
+        (("--checkpoint=runs/a", "--images=again/overlays", "--out=again"), ("--out", "overlays", "over --images")),
+        (("--run=x", "--images=photos", "--out=out", "--tracking-uri=http://127.0.0.1:9"), ("--run", "127.0.0.1:9")),
         (("--run=nope", "--images=photos", "--out=out"), ("--run", "nope")),
         (("--run=x", "--images=photos", "--out=out", "--tracking-uri=sqlite:///no.db"), ("--tracking-uri", "no.db")),
         (("--run=x", "--images=photos", "--out=out", "--tracking-uri=nonsense://x"), ("nonsense://x",)),

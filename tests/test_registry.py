@@ -13,7 +13,8 @@ import mlflow.pyfunc
 import numpy as np
 import pytest
 
-from harness.registry import CHAMPION, register
+from classmix_core.data import DataConfig
+from harness.registry import CHAMPION, model_name, register
 from harness.tracking import MlflowClient, Run, open_experiment
 from tests.commands import TINY, run
 
@@ -71,6 +72,26 @@ def ask(port: int, request: object, server: "subprocess.Popen[bytes]") -> dict[s
         except urllib.error.URLError:
             time.sleep(0.2)
     raise AssertionError("the server did not come up")
+
+
+def test_a_run_that_is_registered_twice_has_one_version(tmp_path: Path) -> None:
+    """It was killed after it had been registered, and resumed."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run = Run.create(uri, open_experiment(uri, "x"), "r", {})
+    assert register(run, "net", 0.3).version == register(run, "net", 0.3).version
+    assert len(MlflowClient(uri).search_model_versions("name='net'")) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (DataConfig(), "classmix-scenes"),
+        (DataConfig(name="camvid", root="/x/y"), "classmix-camvid"),
+        (DataConfig(name="folder", root="/x/my photos"), "classmix-my_photos"),
+    ],
+)
+def test_folders_of_ones_own_have_champions_of_their_own(data: DataConfig, name: str) -> None:
+    assert model_name(data) == name
 
 
 def test_the_champion_is_the_best_on_val_and_the_newest_of_equals(tmp_path: Path) -> None:

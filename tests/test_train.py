@@ -41,7 +41,7 @@ def test_a_run_leaves_config_splits_weights_and_a_finished_mlflow_run(
 def test_the_command_on_the_run_page_repeats_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = call(train.main, capsys, *TINY, "--name=a", "--seed=3")
     again = call(train.main, capsys, "--config=runs/a/config.yaml", "--name=b")
-    assert first.out.split("test, network")[1].replace("runs/a", "runs/b") == again.out.split("test, network")[1]
+    assert first.out.split("test, student")[1].replace("runs/a", "runs/b") == again.out.split("test, student")[1]
 
 
 @pytest.mark.parametrize(

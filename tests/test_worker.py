@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from classmix_core.data import load_data
+from classmix_core.evaluate import evaluate
+from classmix_core.metrics import mean_iou
+from classmix_core.models import build_model
+from classmix_core.windows import Views
 from harness import checkpoint
 from harness.config import TrainConfig, override
 from harness.session import LocalSession, Progress, TrialSession
@@ -116,6 +121,41 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint_as_if_straight(tmp_path
         killed.go(die)
     assert killed.go() == expected
     assert_same(straight.state(), killed.state())
+
+
+@pytest.mark.parametrize("network", ["student", "teacher"])
+def test_both_networks_are_scored_at_the_last_step_and_at_the_best_one(
+    tmp_path: Path, store: tuple[str, str], network: str
+) -> None:
+    """Looked at as the configuration says, by windows and mirrored; test/miou is of the chosen network's best."""
+    changes = {"eval.network": network, "eval.window": (24, 40), "eval.flip": True, "optim.lr": 0.3, "steps": 9}
+    config = override(CONFIG, changes)
+    loop = Loop(tmp_path / "a", store, config)
+    metrics = loop.go()
+    data = load_data(config.data)
+    last = loop.state()["shared"]
+    other = "teacher" if network == "student" else "student"
+    files = {network: checkpoint.BEST, other: f"best_{other}.safetensors"}
+
+    def score(name: str, which: str) -> float:
+        model = build_model(config.model, len(data.classes))
+        if which == "best":
+            checkpoint.load_weights(loop.job.folder / files[name], model)
+        else:
+            model.load_state_dict(last[name])  # type: ignore[index]
+        assert data.test is not None
+        images = [data.test.image(index) for index in range(len(data.test.names))]
+        labels = [data.test.label(index) for index in range(len(data.test.names))]
+        batches = [(torch.stack(images), torch.stack(labels))]
+        cpu, views = torch.device("cpu"), Views(window=(24, 40), flip=True)
+        return mean_iou(evaluate(model, batches, len(data.classes), cpu, views=views))
+
+    expected = {(name, which): score(name, which) for name in files for which in ("best", "final")}
+    for (name, which), value in expected.items():
+        assert metrics[f"test/{which}_{name}_miou"] == pytest.approx(value, abs=1e-9), (name, which)
+    assert len(set(expected.values())) >= 2
+    assert metrics["test/miou"] == metrics[f"test/best_{network}_miou"]
+    assert metrics["test/final_miou"] == metrics[f"test/final_{network}_miou"]
 
 
 def test_a_report_that_the_search_may_not_have_heard_is_made_again(tmp_path: Path, store: tuple[str, str]) -> None:
