@@ -54,7 +54,7 @@ def main() -> None:
     with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
         while len(ended) < trials:
             while len(running) < cores and len(entries) < trials:
-                entry = Entry(len(entries), optuna.ask(), base.steps)
+                entry = Entry(len(entries), optuna.ask().values, base.steps)
                 entries.append(entry)
                 job = pool.submit(run, override(base, entry.values), uri, experiment, folder / str(entry.number))
                 running[job] = entry

@@ -6,6 +6,7 @@ STUDY/confirm/002/trial.json     of its confirmation
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from harness.files import replacing
 Phase = Literal["trials", "confirm"]
 State = Literal["waiting", "running", "complete", "stopped", "failed"]
 """Stopped means early, before its last step."""
-FILE = "trial.json"
+FILE, MLFLOW_RUN = "trial.json", "mlflow_run_id"
 ENDED = ("complete", "stopped", "failed")
 
 
@@ -39,6 +40,8 @@ class Entry:
     """Time it took so far."""
     reason: str | None = None
     """Why it failed."""
+    drawn: dict[str, Any] = field(default_factory=dict)
+    """The values as the sampler drew them, to the last bit."""
     stop: bool = False
     """The verdict on its last report: it shall end there."""
 
@@ -67,8 +70,10 @@ class Ledger:
     def trial_folder(self, number: int) -> Path:
         return self.folder / self.phase / f"{number:03d}"
 
-    def add(self, values: dict[str, Any], steps: int, state: State = "running") -> Entry:
-        entry = Entry(len(self.entries), values, steps, state)
+    def add(
+        self, values: dict[str, Any], steps: int, state: State = "running", drawn: Mapping[str, Any] | None = None
+    ) -> Entry:
+        entry = Entry(len(self.entries), values, steps, state, drawn=dict(drawn or {}))
         self.save(entry)
         self.entries.append(entry)
         return entry
@@ -84,13 +89,23 @@ class Ledger:
         self.save(entry)
         shutil.rmtree(self.trial_folder(entry.number) / "checkpoints", ignore_errors=True)
 
-    def revive_if_all_failed(self) -> None:
-        """Where no trial came to anything the cause may be gone by now: let all of them run again."""
-        if any(entry.state != "failed" for entry in self.entries):
-            return
+    def revive_if_all_failed(self, total: int) -> bool:
+        """Where none of all trials came to anything the cause may be gone by now: let them run again, from scratch.
+
+        Args:
+            total: how many trials there are to be.
+
+        Returns:
+            whether it was so.
+        """
+        if self.count("failed") < total:
+            return False
         for entry in self.entries:
-            entry.state, entry.reason, entry.step, entry.history, entry.stop = "waiting", None, 0, [], False
-            self.save(entry)
+            (self.trial_folder(entry.number) / MLFLOW_RUN).unlink(missing_ok=True)
+            fresh = Entry(entry.number, entry.values, entry.steps, "waiting", drawn=entry.drawn)
+            self.entries[entry.number] = fresh
+            self.save(fresh)
+        return True
 
     def count(self, *states: State) -> int:
         return sum(entry.state in states for entry in self.entries)

@@ -35,6 +35,7 @@ class LedgerASHA(AsyncHyperBandScheduler):
             max_t=steps + 1,  # the last step itself must not look like an early stop
             grace_period=min(stopping.grace_steps, steps),
             reduction_factor=stopping.reduction_factor,
+            stop_last_trials=False,  # else a rung that no evaluation hits is entered, and judged, by a later report
         )
         self.ledger, self.sign = ledger, search.sign
         for entry in ledger.entries:

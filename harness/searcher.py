@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import optuna
 from optuna.trial import TrialState
@@ -19,11 +19,20 @@ NUMBER = "number"
 """Under which Tune passes a trial's number on; all else about it is in its folder."""
 
 
+class Draw(NamedTuple):
+    """What a trial shall try."""
+
+    values: dict[str, Any]
+    """By dotted key."""
+    drawn: dict[str, Any]
+    """The same as the sampler has them."""
+
+
 class Proposer(Protocol):
     """Draws what is tried."""
 
-    def ask(self) -> Mapping[str, Any]:
-        """The values of the next trial, by dotted key."""
+    def ask(self) -> Draw:
+        """The next trial."""
         ...
 
     def tell(self, entry: Entry) -> None:
@@ -34,8 +43,8 @@ class Proposer(Protocol):
 class OptunaProposer:
     """Optuna's sampler over an in-memory study.
 
-    What it draws for trial n depends on the seed, on n and on the trials that have ended, and on nothing else: so a
-    study that is built anew from its ledger goes on as if it had never been interrupted.
+    What it draws for trial n depends on the seed, on n, on the trials that have ended and on what runs beside it, and
+    on nothing else: so a study that is built anew from its ledger goes on as if it had never been interrupted.
 
     Args:
         points: tried first.
@@ -61,11 +70,11 @@ class OptunaProposer:
             if entry.ended:
                 self.study.add_trial(frozen(entry, axes))
             else:
-                self.study.enqueue_trial(encode(axes, entry.values))
+                self.study.enqueue_trial(sampled(entry, axes))
         for point in points[len(entries) :]:
             self.study.enqueue_trial(encode(axes, point))
 
-    def ask(self) -> dict[str, Any]:
+    def ask(self) -> Draw:
         known = self.study.get_trials(deepcopy=False)
         seed = (self.seed * 1_000_003 + sum(trial.state != TrialState.WAITING for trial in known)) % 2**32
         if self.sampler == "tpe":
@@ -74,7 +83,7 @@ class OptunaProposer:
             self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
         trial = self.study.ask({axis.name: axis.distribution for axis in self.axes})
         self.asked[trial.number] = trial
-        return decode(self.axes, trial.params)
+        return Draw(decode(self.axes, trial.params), trial.params)
 
     def tell(self, entry: Entry) -> None:
         trial = self.asked.pop(entry.number)
@@ -87,12 +96,17 @@ class OptunaProposer:
 STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
+def sampled(entry: Entry, axes: Sequence[Parameter]) -> dict[str, Any]:
+    """The values as the sampler drew them; back from 1 - x their last bits would differ."""
+    return entry.drawn or encode(axes, entry.values)
+
+
 def frozen(entry: Entry, axes: Sequence[Parameter]) -> optuna.trial.FrozenTrial:
     """A trial that ended, as Optuna keeps it: one that was stopped early is pruned, not complete."""
     state = STATES[entry.state]
     return optuna.trial.create_trial(
         state=state,
-        params=encode(axes, entry.values),
+        params=sampled(entry, axes),
         distributions={axis.name: axis.distribution for axis in axes},
         value=None if state == TrialState.FAIL else entry.metric,
         intermediate_values=dict(entry.history),
@@ -102,8 +116,8 @@ def frozen(entry: Entry, axes: Sequence[Parameter]) -> optuna.trial.FrozenTrial:
 class PlanProposer:
     """Nothing is drawn: the ledger holds all trials before the first starts."""
 
-    def ask(self) -> Mapping[str, Any]:
-        return {}
+    def ask(self) -> Draw:
+        return Draw({}, {})
 
     def tell(self, entry: Entry) -> None:
         pass
@@ -134,8 +148,8 @@ class LedgerSearch(Searcher):
             entry = self.unfinished.pop(0)
             self.proposer.ask()
         elif len(self.ledger.entries) < self.trials:
-            values = dict(self.proposer.ask())
-            entry = self.ledger.add(values, int(values.get("steps", self.steps)))
+            values, drawn = self.proposer.ask()
+            entry = self.ledger.add(values, int(values.get("steps", self.steps)), drawn=drawn)
         else:
             return Searcher.FINISHED
         self.running[trial_id] = entry

@@ -72,18 +72,28 @@ def test_the_last_step_is_no_early_stop(ledger: Ledger) -> None:
 
 
 def test_a_report_heard_twice_is_judged_once_and_one_between_rungs_enters_none_anew(ledger: Ledger) -> None:
-    """With reports at 3, 6 and 8 over rungs at 2, 4 and 8, a resumed scheduler holds what a straight one does."""
+    """With reports at 3, 6, 8 and 10 over rungs at 2, 4 and 8, a resumed scheduler holds what a straight one does."""
     straight = build_scheduler(search(), ledger, 12, float("inf"))
     straight.on_trial_add(None, trial(0))
-    for step, value in ((3, 0.9), (6, 0.2), (8, 0.4)):
+    for step, value in ((3, 0.9), (6, 0.2), (8, 0.4), (10, 0.1)):
         assert not stopped(straight, ledger, trial(0), step, value)
         ledger.entries[0].history.append((step, value))
     resumed = build_scheduler(search(), ledger, 12, float("inf"))
     resumed.on_trial_add(None, trial(0))
-    assert not stopped(resumed, ledger, trial(0), 8, 0.4)
+    assert not stopped(resumed, ledger, trial(0), 10, 0.1)
     rungs = [one.inner._brackets[0]._rungs for one in (straight, resumed)]  # type: ignore[union-attr]
     assert rungs[0] == rungs[1]
     assert [recorded for _, recorded in rungs[0]] == [{"id0": 0.4}, {"id0": 0.2}, {"id0": 0.9}]
+
+
+def test_a_report_enters_no_rung_below_one_that_it_has_passed(ledger: Ledger) -> None:
+    """Evaluations every 4 steps never hit the rung at 2; those at 4 and 8 do theirs, and the one at 12 none."""
+    scheduler = build_scheduler(search(), ledger, 14, float("inf"))
+    for number, value in ((0, 0.9), (1, 0.95)):
+        scheduler.on_trial_add(None, trial(number))
+        for step in (4, 8):
+            assert not stopped(scheduler, ledger, trial(number), step, value)
+    assert not stopped(scheduler, ledger, trial(1), 12, 0.1)
 
 
 @pytest.mark.parametrize("asha", [True, False])

@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 from harness.axes import Parameter, parameters, planned
 from harness.config import TrainConfig
 from harness.ledger import Entry, Ledger
-from harness.searcher import NUMBER, LedgerSearch, OptunaProposer, PlanProposer
+from harness.searcher import NUMBER, Draw, LedgerSearch, OptunaProposer, PlanProposer
 from harness.space import Confirm, SearchConfig
 
 SEARCH = SearchConfig(
@@ -47,7 +47,8 @@ def pretend(entry: Entry) -> None:
 def searched(source: OptunaProposer, entries: list[Entry], count: int) -> list[Entry]:
     """Trials one after the other."""
     while len(entries) < count:
-        entry = Entry(len(entries), source.ask(), 10)
+        values, drawn = source.ask()
+        entry = Entry(len(entries), values, 10, drawn=drawn)
         pretend(entry)
         source.tell(entry)
         entries.append(entry)
@@ -63,7 +64,7 @@ def test_the_same_seed_draws_the_same_trials_and_another_others(sampler: str) ->
 
 
 def test_start_points_come_first_and_stay_on_their_bounds() -> None:
-    assert proposer().ask() == pytest.approx(START)
+    assert proposer().ask().values == pytest.approx(START)
 
 
 @pytest.mark.parametrize("known", range(9))
@@ -86,7 +87,7 @@ def test_what_has_not_ended_is_asked_for_again_under_its_number() -> None:
     entries = searched(proposer(), [], 4)
     entries[1].state = "running"
     again = proposer(entries=entries)
-    assert again.ask() == pytest.approx(entries[1].values)
+    assert again.ask().values == pytest.approx(entries[1].values)
     again.tell(Entry(**{**vars(entries[1]), "state": "complete"}))
     assert again.study.trials[1].state.name == "COMPLETE"
     assert [trial.state.name for trial in again.study.trials] == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"]
@@ -95,10 +96,10 @@ def test_what_has_not_ended_is_asked_for_again_under_its_number() -> None:
 def test_a_grid_covers_each_point_once_start_points_first() -> None:
     space = {"ssl.mix": {"values": ["class", "cut", "class"]}, "seed": {"values": [1, 2, 3]}}
     start = [{"ssl.mix": "cut", "seed": 2}]
-    search = SearchConfig(sampler="grid", space=space, start=start, confirm=Confirm(top=0))
+    search = SearchConfig(sampler="grid", early_stopping=None, space=space, start=start * 2, confirm=Confirm(top=0))
     total, points = planned(search, axes(search), Path("space.yaml"))
     source = OptunaProposer(axes(search), sampler="grid", seed=0, mode="max", trials=total, points=points)
-    drawn = [source.ask() for _ in range(total)]
+    drawn = [source.ask().values for _ in range(total)]
     assert drawn[0] == start[0]
     assert {tuple(one.values()) for one in drawn} == {(mix, seed) for mix in ("class", "cut") for seed in (1, 2, 3)}
     assert total == 6
@@ -110,8 +111,8 @@ def test_tune_is_given_the_unfinished_then_new_trials_then_the_end(tmp_path: Pat
     ledger.add({"optim.lr": 0.2, "steps": 7}, 7)
 
     class Threes(PlanProposer):
-        def ask(self) -> dict[str, float]:
-            return {"optim.lr": 0.3, "steps": 5}
+        def ask(self) -> Draw:
+            return Draw({"optim.lr": 0.3, "steps": 5}, {})
 
     searcher = LedgerSearch(ledger, Threes(), trials=3, steps=10)
     assert [searcher.suggest(name) for name in "abc"] == [{NUMBER: 1}, {NUMBER: 2}, Searcher.FINISHED]
