@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,9 @@ def read_parameter(key: str, spec: Any, default: Any, where: str) -> Parameter:
         raise ConfigError(f"{where}: must be {{low, high, scale}} or {{values}}, but got {spec!r}.")
     low, high, scale = spec["low"], spec["high"], spec.get("scale", "linear")
     for name in ("low", "high"):
-        if isinstance(spec[name], bool) or not isinstance(spec[name], int | float):
-            raise ConfigError(f"{where}.{name}: must be a number, but got {spec[name]!r}.")
+        number = isinstance(spec[name], int | float) and not isinstance(spec[name], bool)
+        if not number or not math.isfinite(spec[name]):
+            raise ConfigError(f"{where}.{name}: must be a finite number, but got {spec[name]!r}.")
     if scale not in get_args(Scale):
         raise ConfigError(f"{where}.scale: must be linear, log or log_complement, but got {scale!r}.")
     if not low < high:
@@ -133,6 +135,7 @@ def check_start(point: Mapping[str, Any], axes: Sequence[Parameter], where: str)
             low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
             numeric = isinstance(value, int | float) and not isinstance(value, bool)
             inside = numeric and low - 1e-12 <= axis.encode(value) <= high + 1e-12
+            inside = inside and (isinstance(value, int) or not isinstance(distribution, IntDistribution))
         if not inside:
             raise ConfigError(f"{where}.{axis.key}: must lie in the space of {axis.key}, but got {value!r}.")
 
@@ -151,7 +154,8 @@ def planned(search: SearchConfig, axes: Sequence[Parameter], source: Path) -> tu
             raise ConfigError(f"{source}: space.{axis.key}: must be {{values}} for sampler: grid, but got {spec!r}.")
     values = [list(dict.fromkeys(search.space[axis.key]["values"])) for axis in axes]
     grid = [dict(zip(search.space, point, strict=True)) for point in itertools.product(*values)]
-    points = search.start + [point for point in grid if point not in search.start]
+    first = [point for number, point in enumerate(search.start) if point not in search.start[:number]]
+    points = first + [point for point in grid if point not in first]
     if search.trials not in (None, len(points)):
         rule = f"trials must be left out: a grid tries each of its {len(points)} points once"
         raise ConfigError(f"{source}: trials: {rule}, but got {search.trials}.")

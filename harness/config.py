@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args
 
 import jsonargparse
 import yaml
@@ -158,7 +159,8 @@ def from_mapping(config_class: type[T], values: Mapping[str, Any], prefix: str =
         if item.name not in values:
             continue
         value = values[item.name]
-        if dataclasses.is_dataclass(default := item_default(item)):
+        absent = value is None and NoneType in get_args(item.type)
+        if dataclasses.is_dataclass(default := item_default(item)) and not absent:
             value = from_mapping(type(default), value, f"{prefix}{item.name}.")
         elif isinstance(value, list):
             value = tuple(value)

@@ -65,7 +65,8 @@ def chosen(search: SearchConfig, trials: Ledger) -> list[Entry]:
 def start_points(search: SearchConfig, trials: Ledger) -> list[Entry]:
     """The first trials; those that the search did not get to have the number -1."""
     tried = trials.entries[: len(search.start)]
-    return tried + [Entry(-1, dict(values), 0, "waiting") for values in search.start[len(tried) :]]
+    rest = [{key: values[key] for key in search.space} for values in search.start[len(tried) :]]
+    return tried + [Entry(-1, values, 0, "waiting") for values in rest]
 
 
 def plan(ledger: Ledger, search: SearchConfig, trials: Ledger, seed: int, steps: int) -> None:

@@ -42,14 +42,23 @@ class StudyRun:
         self.parent = Run(record.tracking_uri, record.run_id)
         self.trials, self.reruns = Ledger(folder, "trials"), Ledger(folder, "confirm")
         self.at_once = 1
-        for ledger in (self.trials, self.reruns):
-            ledger.revive_if_all_failed()
 
     @property
     def longest(self) -> int:
         """Steps of the longest trial; `steps` itself may be searched over."""
         spec = self.search.space.get("steps")
         return self.base.steps if spec is None else max(bounds(spec))
+
+    def revive(self) -> None:
+        """Begin a phase anew of which nothing came; MLflow's runs of it go, and so does the time that it took."""
+        for ledger, total in ((self.trials, self.total), (self.reruns, max(1, len(self.reruns.entries)))):
+            if not ledger.revive_if_all_failed(total):
+                continue
+            for run in self.children():
+                if run.data.tags.get(TRIAL, "").startswith(f"{ledger.phase}/"):
+                    self.parent.client.delete_run(run.info.run_id)
+            if ledger is self.trials:
+                (self.folder / SPENT).unlink(missing_ok=True)
 
     # -- the search ---------------------------------------------------------------------------------------------------
 
@@ -177,9 +186,8 @@ class StudyRun:
 
     def confirm(self) -> None:
         search, metric = self.search, self.search.metric.replace("val/", "test/", 1)
-        base = self.base
-        data = load_data_once(base.data, ("test",))
-        console.checking(check_data(data, base.data, unlabelled=base.ssl.unlabelled_weight > 0))
+        data = load_data_once(self.base.data, ("test",))
+        console.checking(check_data(data, self.base.data, ("test",)))
         plan(self.reruns, search, self.trials, self.base.seed, self.base.steps)
         total = len(self.reruns.entries)
         out.print(f"[bold]confirming[/]  {total} runs at full length over {search.confirm.seeds} new seed(s), on test")
@@ -236,14 +244,13 @@ class StudyRun:
 
     def close_children(self, status: str) -> None:
         """End the MLflow runs whose trial was killed before it could do so itself."""
-        record = self.record
         known = {
             f"{ledger.phase}/{entry.number:03d}": entry
             for ledger in (self.trials, self.reruns)
             for entry in ledger.entries
         }
-        for found in children(record.tracking_uri, record.experiment_id, record.run_id):
-            run, entry = Run(record.tracking_uri, found.info.run_id), known.get(found.data.tags.get(TRIAL, ""))
+        for found in self.children():
+            run, entry = Run(self.record.tracking_uri, found.info.run_id), known.get(found.data.tags.get(TRIAL, ""))
             if found.info.status not in ("RUNNING", "KILLED"):
                 continue
             if entry is not None and entry.state == "failed":
@@ -253,6 +260,9 @@ class StudyRun:
                 run.finish("FINISHED")
             elif found.info.status == "RUNNING":
                 run.finish(status)
+
+    def children(self) -> list[Any]:
+        return children(self.record.tracking_uri, self.record.experiment_id, self.record.run_id)
 
 
 def spent_seconds(folder: Path) -> float:

@@ -75,7 +75,9 @@ def show_ablation(search: SearchConfig, candidates: Sequence[Candidate]) -> None
     """Points by mean and standard deviation over their seeds; over two axes, one across and one down."""
     keys = [key for key in search.space if key != "seed"]
     best = candidates[0]
-    table = Table(title=f"{search.metric}, mean +- std over {len(best.scores)} seeds")
+    table = Table(
+        title=f"{search.metric}, mean +- std over {len(best.scores)} seeds (where some failed, n = the others)"
+    )
     if len(keys) == 2 and all("values" in search.space[key] for key in keys):
         down, across = keys
         table.add_column(f"{leaf(down)} / {leaf(across)}")
@@ -84,7 +86,7 @@ def show_ablation(search: SearchConfig, candidates: Sequence[Candidate]) -> None
         at = {(one.values[down], one.values[across]): one for one in candidates}
         for row in search.space[down]["values"]:
             cells = [at.get((row, column)) for column in search.space[across]["values"]]
-            texts = ["-" if one is None else f"[bold green]{one.text}[/]" if one is best else one.text for one in cells]
+            texts = ["-" if one is None else cell(one, best) for one in cells]
             table.add_row(short(row), *texts)
     else:
         for name in (*(leaf(key) for key in keys), search.metric, "seeds"):
@@ -94,6 +96,12 @@ def show_ablation(search: SearchConfig, candidates: Sequence[Candidate]) -> None
             style = "bold green" if one is best else None
             table.add_row(*values, one.text, str(len(one.scores)), style=style)
     out.print(table)
+
+
+def cell(one: Candidate, best: Candidate) -> str:
+    """Its text, and how many seeds where some have failed."""
+    text = one.text if len(one.scores) in (0, len(best.scores)) else f"{one.text} (n={len(one.scores)})"
+    return f"[bold green]{text}[/]" if one is best else text
 
 
 def log_insight(

@@ -125,6 +125,11 @@ class SearchConfig:
         budget = self.budget_minutes
         require(budget is None or budget > 0, "budget_minutes", "budget_minutes > 0", budget)
         require(bool(self.space), "space", "space names at least one key", self.space)
+        rule = (
+            "seed is an axis of a full grid alone (sampler: grid, early_stopping: null), or its means compare unequals"
+        )
+        full = self.sampler == "grid" and self.early_stopping is None
+        require(full or "seed" not in self.space, "space", rule, self.sampler)
         rule = "confirm is {top: 0} where seed is an axis of space (it repeats each point already)"
         require(not (self.confirm.wanted and "seed" in self.space), "confirm", rule, self.confirm)
 
@@ -154,10 +159,7 @@ def read_space(path: Path) -> SearchConfig:
 def search_config(values: Mapping[str, Any]) -> SearchConfig:
     known = {item.name for item in dataclasses.fields(SearchConfig)}
     chosen = {key: value for key, value in values.items() if key in known}
-    stopping = chosen.pop("early_stopping", None)
-    if stopping is not None:
-        settings = stopping if isinstance(stopping, dict) else dataclasses.asdict(stopping)
-        stopping = from_mapping(EarlyStopping, settings, "early_stopping.")
+    if isinstance(chosen.get("early_stopping"), EarlyStopping):
+        chosen["early_stopping"] = dataclasses.asdict(chosen["early_stopping"])
     start = [dict(point) for point in chosen.pop("start", [])]
-    config = from_mapping(SearchConfig, chosen)
-    return dataclasses.replace(config, early_stopping=stopping, start=start)
+    return dataclasses.replace(from_mapping(SearchConfig, chosen), start=start)

@@ -3,13 +3,12 @@
 import dataclasses
 import logging
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 import yaml
-from sqlalchemy.exc import SQLAlchemyError
 
 from harness import console, report, runs
 from harness.cluster import connected, state_api_answers
@@ -17,7 +16,7 @@ from harness.config import TrainConfig, flatten
 from harness.console import Interrupts, Refused, out
 from harness.phases import StudyRun
 from harness.space import Resources, SearchConfig
-from harness.tracking import MlflowException, Run
+from harness.tracking import TROUBLES, Run, one_line
 
 
 def run_study(
@@ -30,30 +29,34 @@ def run_study(
     interrupts: Interrupts,
 ) -> int:
     """Run or resume a study; leaves MLflow's runs in their true states however it ends."""
-    with runs.held(folder):
-        parent, status = reopened(record), "FAILED"
-        work = StudyRun(search, base, folder, record, interrupts)
-        try:
-            interrupts.deferred = False
-            interrupts.check()
-            log_study(parent, search, base, folder)
-            run_phases(work, options)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            out.print(f"interrupted after {work.trials.ended} trials; go on with: {resume}")
-            return console.INTERRUPTED
-        except BaseException as error:
+    work = StudyRun(search, base, folder, record, interrupts)
+    parent, status = reopened(record), "FAILED"
+    try:
+        interrupts.deferred = False
+        interrupts.check()
+        work.revive()
+        log_study(parent, search, base, folder)
+        run_phases(work, options)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        out.print(f"interrupted after {work.trials.ended} trials; go on with: {resume}", markup=False)
+        return console.INTERRUPTED
+    except BaseException as error:
+        console.err.print(f"failed; once the cause is gone, go on with: {resume}", markup=False)
+        with suppress(*TROUBLES):  # which may be the error
             parent.failed(error)
-            console.err.print(f"failed; once the cause is gone, go on with: {resume}", markup=False)
-            raise
-        finally:
-            interrupts.hush()
-            ray.shutdown()  # ends trials that still run, before their states are put right
+        raise
+    finally:
+        interrupts.hush()
+        ray.shutdown()  # ends trials that still run, before their states are put right
+        try:
             work.close_children("KILLED")
             parent.finish(status)
-        record.end(folder)
-        return console.DONE
+        except TROUBLES as error:
+            console.err.print(f"warning: MLflow keeps a wrong state of the study: {one_line(error)}", markup=False)
+    record.end(folder)
+    return console.DONE
 
 
 def reopened(record: runs.Record) -> Run:
@@ -65,7 +68,7 @@ def reopened(record: runs.Record) -> Run:
     parent = Run(record.tracking_uri, record.run_id)
     try:
         parent.restart()
-    except (MlflowException, SQLAlchemyError) as error:
+    except TROUBLES as error:
         reason = str(error).splitlines()[0]
         raise Refused(f"{record.tracking_uri}: the study's MLflow store must answer, but: {reason}") from error
     return parent

@@ -1,6 +1,7 @@
 """MLflow by explicit run id: no global active run, so nothing is left running and trials never mix."""
 
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunStatus, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 for _name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
     logging.getLogger(_name).setLevel(logging.ERROR)
@@ -20,7 +22,12 @@ for _name in ("mlflow", "alembic"):  # after the import, which sets levels of it
 PARENT = "mlflow.parentRunId"
 TRIAL = "harness.trial_id"
 REASON = "harness.reason"
+FOLDER = "harness.folder"
+TROUBLES = (MlflowException, SQLAlchemyError, OSError)
+"""What a store that is out of reach or full raises."""
 DESCRIPTION = "mlflow.note.content"
+UNFIT = re.compile(r"[^/\w.\- :]")
+"""In the name of a metric, such as one with the name of a class, MLflow refuses these."""
 
 
 def one_line(error: BaseException) -> str:
@@ -68,6 +75,9 @@ class Run:
     def __init__(self, uri: str, run_id: str) -> None:
         self.client, self.run_id = MlflowClient(uri), run_id
         self.pending: list[Metric] = []
+        self.known: dict[str, int] = {}
+        """The last step of each metric, and the images (key, step), that were logged before: see `remember`."""
+        self.images: set[tuple[str, ...]] = set()
 
     @classmethod
     def create(cls, uri: str, experiment_id: str, name: str, tags: Mapping[str, str]) -> "Run":
@@ -79,6 +89,15 @@ class Run:
         self.client.update_run(self.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
         if REASON in self.client.get_run(self.run_id).data.tags:
             self.client.delete_tag(self.run_id, REASON)
+
+    def remember(self) -> None:
+        """Look up how far each curve goes: a run that goes on from a checkpoint comes by its last points again."""
+        names = self.client.get_run(self.run_id).data.metrics
+        self.known = {
+            name: max(point.step for point in self.client.get_metric_history(self.run_id, name)) for name in names
+        }
+        images = self.client.list_artifacts(self.run_id, "images")
+        self.images = {tuple(Path(item.path).name.split("%")[:3:2]) for item in images}
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Note parameters; those that are known, from before an interruption, stay as they are."""
@@ -92,7 +111,10 @@ class Run:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Note metrics at an optimiser step; NaN (a class that is not there) is left out."""
         now = int(time.time() * 1000)
-        self.pending += [Metric(key, value, now, step) for key, value in values.items() if value == value]
+        for name, value in values.items():
+            key = UNFIT.sub("_", name)
+            if value == value and step > self.known.get(key, -1):
+                self.pending.append(Metric(key, value, now, step))
         if len(self.pending) >= 500:
             self.flush()
 
@@ -119,6 +141,8 @@ class Run:
 
     def image(self, key: str, image: torch.Tensor, step: int) -> None:
         """A uint8 image (3, H, W) in the series `key`."""
+        if (key, str(step)) in self.images:
+            return
         self.client.log_image(self.run_id, image.permute(1, 2, 0).numpy(), key=key, step=step)
 
     @contextmanager
@@ -140,6 +164,15 @@ class Run:
         self.client.set_terminated(self.run_id, status)
 
 
+def find_run(uri: str, experiment_id: str, folder: Path) -> Run | None:
+    """The search of a folder that was killed as soon as its run was made: still running, without a child."""
+    query = f"tags.`{FOLDER}` = '{folder}' AND attributes.status = 'RUNNING'"
+    for run in MlflowClient(uri).search_runs([experiment_id], query):
+        if not children(uri, experiment_id, run.info.run_id):
+            return Run(uri, run.info.run_id)
+    return None
+
+
 def children(uri: str, experiment_id: str, parent_id: str, trial: str | None = None) -> list[Any]:
     """All runs of a search, but its parent; or those of one trial."""
     client, found, token = MlflowClient(uri), [], None
@@ -154,9 +187,11 @@ def children(uri: str, experiment_id: str, parent_id: str, trial: str | None = N
 
 __all__ = [
     "DESCRIPTION",
+    "FOLDER",
     "PARENT",
     "REASON",
     "TRIAL",
+    "TROUBLES",
     "MlflowException",
     "Run",
     "children",

@@ -65,6 +65,8 @@ def main(args: Sequence[str] | None = None) -> int:
     storage = Path(options.storage_path).absolute()
     if options.resume:
         folder, record = runs.find_unfinished(storage, options.name, "train")
+        if options.tracking_uri not in (None, record.tracking_uri):
+            raise Refused(f"--tracking-uri: a resumed run keeps its own, but got {options.tracking_uri!r}.")
         config = resumed_config(folder, config)
         workers, gpus = resources(config, options)
         announce = f"resuming {runs.shown(folder)}"
@@ -131,7 +133,8 @@ def check(config: TrainConfig, roles: tuple[Role, ...] = EVALUATED) -> None:
 
     try:
         data = load_data_once(config.data, roles)
-        console.checking(check_data(data, config.data, unlabelled=config.ssl.unlabelled_weight > 0))
+        learnt = ("labelled", "unlabelled") if config.ssl.unlabelled_weight > 0 else ("labelled",)
+        console.checking(check_data(data, config.data, (*learnt, *roles)))
     except InvalidValue as error:
         raise Refused(f"data.{error.field}: {error}") from error
     try:

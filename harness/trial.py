@@ -4,7 +4,7 @@ import fcntl
 import os
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from harness import runs
 from harness.cluster import train_in_group
 from harness.config import ConfigError, TrainConfig, flatten, override, to_yaml
 from harness.files import replacing
-from harness.ledger import Phase, read_entry
+from harness.ledger import MLFLOW_RUN, Phase, read_entry
 from harness.searcher import NUMBER
 from harness.session import StoppedEarly, TrialSession
 from harness.space import Resources
-from harness.tracking import PARENT, TRIAL, Run, children, one_line, repeated_by
+from harness.tracking import PARENT, TRIAL, TROUBLES, Run, children, one_line, repeated_by
 from harness.worker import Job, Purpose, TrainingError, train
 
 HARMLESS = (TrainingError, ConfigError, DataError, torch.OutOfMemoryError, MemoryError)
@@ -65,15 +65,19 @@ def run_trial(given: dict[str, Any], study: Study) -> None:
         except StoppedEarly:
             status = "FINISHED"
         except Exception as error:
+            tune.report({FAILED: one_line(error)})  # before all that may fail for the same reason
             if run:
-                run.failed(error)
-                run.text("traceback.txt", traceback.format_exc())
-            tune.report({FAILED: one_line(error)})
+                with suppress(*TROUBLES):
+                    run.failed(error)
+                    run.text("traceback.txt", traceback.format_exc())
             if not isinstance(error, HARMLESS):
                 raise
         finally:
             if run:
-                run.finish(status)
+                with suppress(*TROUBLES):  # the driver puts the run's state right
+                    run.finish(status)
+            if study.resources.gpus:
+                torch.cuda.empty_cache()  # a neighbour may need it
 
 
 def train_trial(job: Job, study: Study, tell: Callable[[dict[str, float]], bool]) -> None:
@@ -112,7 +116,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 def open_trial_run(study: Study, number: int, folder: Path, config: TrainConfig) -> Run:
     """The MLflow run of a trial: a new one, or the one from before an interruption."""
     record, name = study.record, f"{study.phase}/{number:03d}"
-    known = folder / "mlflow_run_id"
+    known = folder / MLFLOW_RUN
     if known.exists():
         run = Run(record.tracking_uri, known.read_text())
         run.restart()
@@ -121,6 +125,7 @@ def open_trial_run(study: Study, number: int, folder: Path, config: TrainConfig)
     before = children(record.tracking_uri, record.experiment_id, record.run_id, name)
     if before:  # killed before its id was noted
         run = Run(record.tracking_uri, before[0].info.run_id)
+        run.restart()
     else:
         repeat = f"python -m harness.train --config {runs.shown(folder / 'config.yaml')}"
         tags = {PARENT: record.run_id, TRIAL: name, "harness.role": study.phase, **repeated_by(repeat)}

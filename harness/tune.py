@@ -18,7 +18,6 @@ import torch
 from rich.markup import escape
 
 import harness  # noqa: F401
-from classmix_core.data import check_data
 from classmix_core.errors import DataError
 from harness import console, runs
 from harness.axes import parameters, planned
@@ -72,16 +71,22 @@ def main(args: Sequence[str] | None = None) -> int:
         if search.confirm.wanted:
             warn_of_test(base)
         check_metric(search.metric, base)
-    from harness.study import ray_for, run_study  # slow to import, and nothing may be begun before it can go on
+    from harness.study import ray_for, run_study
+    from harness.tracking import default_uri  # slow to import, and nothing may be begun before it can go on
 
     try:
         with console.Interrupts("stopping the trials") as interrupts, ray_for(search.resources, options):
             interrupts.install()
             interrupts.deferred = True  # until the study, which exists from now on, can say how to go on with it
             if not options.resume:  # while Ray's processes import what trials need
-                record = start_study(search, base, folder, options.tracking_uri)
-            resume = runs.resume_command("harness.tune", folder, options.storage_path, options.address)
-            return run_study(search, base, folder, record, options, resume, interrupts)
+                uri = options.tracking_uri or default_uri()
+                experiment = open_experiment(uri, folder.name)
+                folder.mkdir(parents=True, exist_ok=True)
+            with runs.held(folder):
+                if not options.resume:
+                    record = start_study(search, base, folder, uri, experiment)
+                resume = runs.resume_command("harness.tune", folder, options.storage_path, options.address)
+                return run_study(search, base, folder, record, options, resume, interrupts)
     except (KeyboardInterrupt, SystemExit):  # before the study began; the latter from Ray's own handler of SIGTERM
         return console.INTERRUPTED
 
@@ -129,7 +134,7 @@ def shared_config(words: Sequence[str]) -> TrainConfig:
 
 
 def refuse_changes(options: Any) -> None:
-    for name in ("space", "trials", "gpus_per_trial"):
+    for name in ("space", "trials", "gpus_per_trial", "tracking_uri"):
         value = getattr(options, name)
         if value is not None:
             flag = f"--{name.replace('_', '-')}"
@@ -162,12 +167,11 @@ def enough(resources: Resources, address: str | None) -> None:
 
 
 def warn_of_test(base: TrainConfig) -> None:
-    """The search never opens test, so it can start before that is there; better to hear of it now than in the end."""
+    """The search needs no test, so it can start before that is there; better to hear of it now than in the end."""
     from harness.worker import load_data_once
 
     try:
-        data = load_data_once(base.data, ("test",))
-        console.checking(check_data(data, base.data, unlabelled=base.ssl.unlabelled_weight > 0))
+        load_data_once(base.data, ("test",))  # which opens no file
     except DataError as error:
         console.err.print(f"[yellow]warning:[/] {escape(str(error))} The confirmation after the search will need it.")
 
@@ -180,21 +184,18 @@ def check_metric(metric: str, base: TrainConfig) -> None:
         raise Refused(f"metric: must be one of {', '.join(known)}, but got {metric!r}.")
 
 
-def start_study(search: SearchConfig, base: TrainConfig, folder: Path, tracking_uri: str | None) -> runs.Record:
-    """Make the study's folder, its MLflow experiment and the parent run."""
+def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str, experiment: str) -> runs.Record:
+    """Write the study's files and make the parent run in an MLflow experiment."""
     from harness import tracking
     from harness.worker import load_data_once
 
-    uri = tracking_uri or tracking.default_uri()
-    experiment = open_experiment(uri, folder.name)
-    folder.mkdir(parents=True, exist_ok=True)
     space_file, config_file = folder / "space.yaml", folder / "config.yaml"
     space_file.write_text(to_yaml(dataclasses.replace(search, train={})))
     config_file.write_text(to_yaml(base))
     runs.write_splits(folder, load_data_once(base.data, ("val",)))
     repeat = f"python -m harness.tune --space {runs.shown(space_file)} --train {runs.shown(config_file)}"
-    tags = {**tracking.repeated_by(repeat), "harness.role": "search"}
-    run = tracking.Run.create(uri, experiment, folder.name, tags)
+    tags = {**tracking.repeated_by(repeat), "harness.role": "search", tracking.FOLDER: str(folder)}
+    run = tracking.find_run(uri, experiment, folder) or tracking.Run.create(uri, experiment, folder.name, tags)
     record = runs.Record("tune", uri, experiment, run.run_id)
     record.write(folder)
     return record

@@ -166,6 +166,8 @@ class Trainer:
 
     def restore(self) -> None:
         """Go on from the newest checkpoint of the run's folder, if there is one."""
+        if self.run_log:
+            self.run_log.remember()
         found = checkpoint.newest(self.job.folder)
         if found is None:
             return

@@ -130,7 +130,7 @@ def test_checking_reads_the_files_and_not_the_cache(camvid_root: Path) -> None:
     path.write_bytes(bytes(status.st_size))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(DataError, match=re.escape(str(path))):
-        list(check_data(data, config, unlabelled=True))
+        list(check_data(data, config, ("val",)))
 
 
 def test_what_is_done_to_a_sample_is_not_done_to_the_cache(config: DataConfig) -> None:

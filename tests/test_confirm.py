@@ -117,7 +117,9 @@ def test_a_search_over_seeds_is_grouped_by_its_other_axes(tmp_path: Path) -> Non
         entry = ledger.add({"ssl.mix": mix, "seed": seed}, 10, "failed" if value is None else "complete")
         entry.history = [] if value is None else [(10, value)]
     space: dict[str, Any] = {"ssl.mix": {"values": ["cut", "class"]}, "seed": {"values": [0, 1]}}
-    first, second = by_seed(SearchConfig(space=space, confirm=Confirm(top=0)), ledger.entries)
+    first, second = by_seed(
+        SearchConfig(space=space, sampler="grid", early_stopping=None, confirm=Confirm(top=0)), ledger.entries
+    )
     assert (first.values, first.text) == ({"ssl.mix": "cut"}, "0.200 +- 0.141")
     assert (second.values, second.scores) == ({"ssl.mix": "class"}, [0.5])
 

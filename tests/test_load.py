@@ -27,7 +27,8 @@ def names(data: Data) -> dict[str, list[str]]:
 
 
 def check(data: Data, given: DataConfig, unlabelled: bool = True) -> list[tuple[int, int]]:
-    return list(check_data(data, given, unlabelled))
+    learnt = ("labelled", "unlabelled") if unlabelled else ("labelled",)
+    return list(check_data(data, given, (*learnt, "val", "test")))
 
 
 # ---- scenes

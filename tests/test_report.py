@@ -20,7 +20,7 @@ def test_the_ablation_has_one_axis_down_and_one_across() -> None:
         "ssl.weight": {"values": ["image", "pixel", "batch"]},
         "seed": {"values": [0, 1]},
     }
-    search = SearchConfig(space=space, confirm=Confirm(top=0))
+    search = SearchConfig(space=space, sampler="grid", early_stopping=None, confirm=Confirm(top=0))
     points = [(mix, weight, seed) for mix in ("class", "none") for weight in ("image", "pixel") for seed in (0, 1)]
     entries = [
         Entry(number, dict(zip(space, point, strict=True)), 10, "complete", history=[(10, 0.1 * number)])

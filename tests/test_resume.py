@@ -10,15 +10,31 @@ import pytest
 
 from harness.tracking import TRIAL, MlflowClient
 from tests.commands import finish, interrupt, run, start, wait_for
-from tests.studies import BASE, SPACE, ended, entries, mlflow_runs, wait_until_in_the_middle, without_time, write_space
+from tests.studies import (
+    BASE,
+    artifacts,
+    ended,
+    entries,
+    mlflow_runs,
+    wait_until_in_the_middle,
+    without_time,
+    write_space,
+)
 
 STUDY = f"""
-trials: 9
+trials: 8
 sampler: tpe
 early_stopping: {{grace_steps: 8, reduction_factor: 2}}
 confirm: {{top: 1, seeds: 2}}
 resources: {{cpus: {os.cpu_count()}}}
-{BASE}{SPACE}"""
+{BASE}
+start:
+  - {{ssl.tau: 0.968, ssl.ema_decay: 0.99, optim.lr: 0.05}}
+space:
+  ssl.tau: {{low: 0.3, high: 0.99}}
+  ssl.ema_decay: {{low: 0.9, high: 0.999, scale: log_complement}}
+  optim.lr: {{low: 0.001, high: 0.2, scale: log}}
+"""
 """One trial at a time, so that the order in which trials end, which TPE learns from, is the same each time."""
 
 
@@ -62,7 +78,7 @@ def test_a_study_interrupted_at_any_moment_and_resumed_equals_a_straight_one(tmp
 
     process = start("harness.tune", "--space=space.yaml", "--name=s", cwd=broken)
     wait_for(lambda: (broken / "runs/s/run.json").exists(), process)
-    assert_said_how_to_go_on(process, signal.SIGTERM, broken)
+    kill(process)
     assert entries(broken) == []
 
     process = resume(broken)
@@ -72,7 +88,7 @@ def test_a_study_interrupted_at_any_moment_and_resumed_equals_a_straight_one(tmp
 
     process = resume(broken)
     wait_until_in_the_middle(broken, process, "trials", 5)
-    assert_said_how_to_go_on(process, signal.SIGTERM, broken)
+    assert_said_how_to_go_on(process, signal.SIGINT, broken)
     assert {number: ended(broken)[number] for number in before} == before, "no finished trial ran again"
     before = ended(broken)
 
@@ -80,6 +96,11 @@ def test_a_study_interrupted_at_any_moment_and_resumed_equals_a_straight_one(tmp
     wait_until_in_the_middle(broken, process, "confirm", 1)
     kill(process)
     confirmed = ended(broken, "confirm")
+
+    process = resume(broken)
+    wait_until_in_the_middle(broken, process, "confirm", 2)
+    assert_said_how_to_go_on(process, signal.SIGTERM, broken)
+    assert {number: ended(broken, "confirm")[number] for number in confirmed} == confirmed
 
     process = resume(broken)
     wait_for(lambda: is_held(broken / "runs/s/lock"), process)
@@ -93,7 +114,7 @@ def test_a_study_interrupted_at_any_moment_and_resumed_equals_a_straight_one(tmp
 
     for phase in ("trials", "confirm"):
         assert without_time(entries(broken, phase)) == without_time(entries(straight, phase)), phase
-    assert len(entries(broken)) == 9
+    assert len(entries(broken)) == 8
     assert {one["state"] for one in entries(broken)} == {"complete", "stopped"}
     assert_no_run_is_there_twice(broken)
     assert (broken / "runs/s/best.yaml").read_text() == (straight / "runs/s/best.yaml").read_text()
@@ -109,8 +130,13 @@ def assert_no_run_is_there_twice(folder: Path) -> None:
     assert len(names) == len(set(names)) == len(entries(folder)) + len(entries(folder, "confirm"))
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     for item in children:
-        steps = [point.step for point in client.get_metric_history(item.info.run_id, "val/miou")]
-        assert len(steps) == len(set(steps)), item.data.tags[TRIAL]
+        assert {"train/loss", "train/lr"} < set(item.data.metrics)
+        for metric in item.data.metrics:
+            steps = [point.step for point in client.get_metric_history(item.info.run_id, metric)]
+            assert len(steps) == len(set(steps)), (item.data.tags[TRIAL], metric)
+            assert metric != "train/loss" or steps == list(range(4, max(steps) + 1, 4)), "no gap, none twice"
+        pictures = [path.split("%")[:3] for path in artifacts(folder, item.info.run_id, "images") if "png" in path]
+        assert all(pictures.count(one) == 1 for one in pictures), item.data.tags[TRIAL]
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """From a configuration to the four sets of images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,11 +179,11 @@ def with_cache(data: Data, kind: Literal["ram", "disk"], config: DataConfig) -> 
     return replace(data, labelled=labelled, unlabelled=unlabelled, val=val, test=test)
 
 
-def check_data(data: Data, config: DataConfig, unlabelled: bool) -> Iterator[tuple[int, int]]:
+def check_data(data: Data, config: DataConfig, roles: Collection[str]) -> Iterator[tuple[int, int]]:
     """Read every image and label once, so that a bad file is found before a long training, not in it.
 
     Args:
-        unlabelled: whether unlabelled images will be used.
+        roles: of labelled, unlabelled, val and test those that will be used.
 
     Yields:
         how many are read, of how many.
@@ -192,13 +192,13 @@ def check_data(data: Data, config: DataConfig, unlabelled: bool) -> Iterator[tup
         DataError: with the first file that breaks a rule.
         InvalidValue: there is no unlabelled image, or sizes differ and neither resize nor crop is set.
     """
-    if unlabelled and not data.unlabelled.names:
+    if "unlabelled" in roles and not data.unlabelled.names:
         rule = "labelled leaves images that serve unlabelled (or ssl.unlabelled_weight is 0)"
         raise InvalidValue("labelled", rule, config.labelled)
     if isinstance(data.labelled, ArraySamples):
         return
-    roles = [(role, samples) for role, samples in data.roles().items() if unlabelled or role != "unlabelled"]
-    jobs = [(role, samples, index) for role, samples in roles for index in range(len(samples.names))]
+    used = [(role, samples) for role, samples in data.roles().items() if role in roles]
+    jobs = [(role, samples, index) for role, samples in used for index in range(len(samples.names))]
     sizes = set()
     with ThreadPoolExecutor() as pool:
         try:
