@@ -27,11 +27,8 @@ def quiet() -> None:
 
 
 @contextmanager
-def connected(address: str | None, verbose: bool, preload: str = "", **options: Any) -> Iterator[None]:
+def connected(address: str | None, verbose: bool, **options: Any) -> Iterator[None]:
     """A Ray of our own for as long as the block lasts, or a cluster's.
-
-    Args:
-        preload: modules that the processes of a Ray of our own import as they start, before there is work for them.
 
     Raises:
         Refused: no cluster answers at the address.
@@ -42,7 +39,6 @@ def connected(address: str | None, verbose: bool, preload: str = "", **options: 
     if address is None:
         local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, **options}
         os.environ.pop("RAY_ADDRESS", None)
-        os.environ["RAY_preload_python_modules"] = preload  # noqa: SIM112
     else:  # a cluster does not inherit our environment; given to a Ray of our own, it would make it start afresh
         local = {"runtime_env": {"env_vars": RAY_ENVIRONMENT}}
     try:

@@ -3,7 +3,8 @@
 import dataclasses
 import logging
 import os
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def run_study(
     options: Any,
     resume: str,
     interrupts: Interrupts,
+    room: int,
 ) -> int:
     """Run or resume a study; leaves MLflow's runs in their true states however it ends."""
     work = StudyRun(search, base, folder, record, interrupts)
@@ -36,7 +38,7 @@ def run_study(
         interrupts.check()
         work.revive()
         log_study(parent, search, base, folder)
-        run_phases(work, options)
+        run_phases(work, options, room)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -74,13 +76,11 @@ def reopened(record: runs.Record) -> Run:
     return parent
 
 
-def run_phases(work: StudyRun, options: Any) -> None:
+def run_phases(work: StudyRun, options: Any, room: int) -> None:
     """The search, its result, the answer."""
-    resources = work.search.resources
     if not options.verbose:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints the traceback of a failed trial
-    refuse_leaks(resources)
-    work.at_once = at_once(resources)
+    work.at_once = room
     announce(work, options)
     work.run_search()
     if not work.conclude_search():
@@ -102,15 +102,22 @@ def log_study(run: Run, search: SearchConfig, base: TrainConfig, folder: Path) -
         run.file(path, "splits")
 
 
-def ray_for(resources: Resources, options: Any) -> AbstractContextManager[None]:
-    """Ray for a study. One of our own has as many cores as a trial needs even where there are fewer."""
-    return connected(
+@contextmanager
+def ray_for(resources: Resources, options: Any) -> Iterator[int]:
+    """Ray for a study, and how many trials fit at a time. One of our own has as many cores as a trial needs even where
+    there are fewer.
+
+    Raises:
+        Refused: no cluster answers, it has no room for a trial, or trials of several workers would leak.
+    """
+    with connected(
         options.address,
         options.verbose,
-        preload="harness.trial",
         num_cpus=max(os.cpu_count() or 1, resources.all_cpus),
         include_dashboard=resources.group > 1,  # for the State API
-    )
+    ):
+        refuse_leaks(resources)
+        yield at_once(resources)
 
 
 def refuse_leaks(resources: Resources) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,19 +75,23 @@ def main(args: Sequence[str] | None = None) -> int:
     from harness.study import ray_for, run_study
     from harness.tracking import default_uri  # slow to import, and nothing may be begun before it can go on
 
+    uri = options.tracking_uri or default_uri()
+    # a new store takes seconds: it is made while Ray starts, where Ray can no more be the reason to refuse
+    sure = options.address is None and search.resources.group == 1
     try:
-        with console.Interrupts("stopping the trials") as interrupts, ray_for(search.resources, options):
-            interrupts.install()
-            interrupts.deferred = True  # until the study, which exists from now on, can say how to go on with it
-            if not options.resume:  # while Ray's processes import what trials need
-                uri = options.tracking_uri or default_uri()
-                experiment = open_experiment(uri, folder.name)
-                folder.mkdir(parents=True, exist_ok=True)
-            with runs.held(folder):
+        with console.Interrupts("stopping the trials") as interrupts, ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(open_experiment, uri, folder.name) if sure and not options.resume else None
+            with ray_for(search.resources, options) as room:
+                interrupts.install()
+                interrupts.deferred = True  # until the study, which exists from now on, can say how to go on with it
                 if not options.resume:
-                    record = start_study(search, base, folder, uri, experiment)
-                resume = runs.resume_command("harness.tune", folder, options.storage_path, options.address)
-                return run_study(search, base, folder, record, options, resume, interrupts)
+                    experiment = opening.result() if opening else open_experiment(uri, folder.name)
+                    folder.mkdir(parents=True, exist_ok=True)
+                with runs.held(folder):
+                    if not options.resume:
+                        record = start_study(search, base, folder, uri, experiment)
+                    resume = runs.resume_command("harness.tune", folder, options.storage_path, options.address)
+                    return run_study(search, base, folder, record, options, resume, interrupts, room)
     except (KeyboardInterrupt, SystemExit):  # before the study began; the latter from Ray's own handler of SIGTERM
         return console.INTERRUPTED
 
