@@ -18,8 +18,8 @@ from rich.progress import Progress as Bar
 from classmix_core.data.cache import release
 from classmix_core.errors import DataError, InvalidValue
 from harness.config import ConfigError
-from harness.session import Progress
-from harness.worker import Interrupted, TrainingError
+from harness.session import Interrupted, Progress
+from harness.worker import TrainingError
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 

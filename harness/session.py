@@ -20,6 +20,10 @@ class Progress(NamedTuple):
     best: float | None = None
 
 
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state."""
+
+
 class StoppedEarly(Exception):
     """A search has decided that a trial is not worth its remaining steps."""
 

@@ -32,9 +32,9 @@ from harness.config import (
     train_config,
 )
 from harness.console import Refused
-from harness.session import LocalSession
+from harness.session import Interrupted, LocalSession
 from harness.weights import load_weights_into
-from harness.worker import NETWORKS, Interrupted, Job, TrainingError, load_data_once, train
+from harness.worker import NETWORKS, Job, TrainingError, load_data_once, train
 
 EXPERIMENT = "train"
 FREE = ("data.cache", "data.cache_dir", "data.loader_workers")

@@ -1,44 +1,39 @@
 """The training loop, once, for a plain process, a Ray Train worker and a trial of a search."""
 
 import math
-from collections.abc import Iterator
 from copy import copy, deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from classmix_core.data import EVALUATED, Data, DataConfig, Role, load_data
-from classmix_core.data.loader import TrainingSet, evaluation_batches, training_batches
+from classmix_core.data.loader import evaluation_batches
 from classmix_core.data.samples import Samples
 from classmix_core.ema import make_teacher
-from classmix_core.evaluate import evaluate, predict
-from classmix_core.metrics import class_iou, mean_iou, pixel_accuracy
+from classmix_core.evaluate import predict
+from classmix_core.metrics import mean_iou
 from classmix_core.models import build_model, head_prefixes
 from classmix_core.optim import build_optimizer, build_schedule
-from classmix_core.step import Batch, ClassMix, Mixed
+from classmix_core.step import ClassMix, Mixed
 from harness import checkpoint
 from harness.config import TrainConfig
 from harness.curve import Curve
-from harness.pictures import confusion_figure, mix_panel, prediction_panel
-from harness.session import Progress, Session
+from harness.feed import feed, training_set
+from harness.pictures import mix_panel, prediction_panel
+from harness.scores import Scores
+from harness.session import Interrupted, Progress, Session
 from harness.tracking import Run
 from harness.weights import load_weights_into
-
-T = TypeVar("T")
 
 PANEL_ROWS = 4
 NETWORKS = ("student", "teacher")
 
 Purpose = Literal["run", "trial", "confirmation"]
 """run: val as it goes, test in the end; trial: val alone; confirmation: test alone, after the last step."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
 
 
 class TrainingError(RuntimeError):
@@ -89,6 +84,7 @@ class Trainer:
         self.config, self.device = config, session.device
         self.data = load_data_once(config.data, job.roles)
         self.num_classes = len(self.data.classes)
+        self.scores = Scores(config, self.data, session)
         self.run_log = Run(job.tracking_uri, job.run_id) if session.rank == 0 else None
         self.next_step = 0
         self.metrics: dict[str, float] = {}
@@ -201,34 +197,6 @@ class Trainer:
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
-    def batches(self) -> Iterator[Batch]:
-        config, data = self.config.data, self.data
-
-        def stream(samples: Samples, labels: bool, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-            training_set = self.training_set(samples, labels, seed)
-            return training_batches(
-                training_set,
-                batch,
-                seed=seed,
-                rank=self.session.rank,
-                world_size=self.session.world_size,
-                first_step=self.next_step,
-                loader_workers=config.loader_workers,
-                device=self.device,
-            )
-
-        labelled = stream(data.labelled, True, config.batch_labelled, 2 * self.config.seed)
-        if self.config.ssl.unlabelled_weight == 0:
-            return (Batch(*batch) for batch in labelled)
-        unlabelled = stream(data.unlabelled, False, config.batch_unlabelled, 2 * self.config.seed + 1)
-        return (Batch(*pair[0], *pair[1]) for pair in zip(labelled, unlabelled, strict=True))
-
-    def training_set(self, samples: Samples, labels: bool, seed: int) -> TrainingSet:
-        config = self.config.data
-        return TrainingSet(
-            samples, labels=labels, resize=config.resize, crop=config.crop, seed=seed, scale=config.scale
-        )
-
     def run(self) -> None:
         if self.unevaluated:  # stopped in the evaluation after this step
             self.unevaluated = False
@@ -239,7 +207,7 @@ class Trainer:
             self.report()
         if self.next_step >= self.config.steps:
             return
-        batches = self.batches()
+        batches = feed(self.config, self.data, self.session, self.next_step)
         while self.next_step < self.config.steps:
             self.curve.add(self.classmix.step(next(batches), self.next_step))
             self.next_step += 1
@@ -294,28 +262,9 @@ class Trainer:
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
     def count(self, samples: Samples | None, network: nn.Module) -> Tensor:
-        """The confusion matrix over all workers."""
-        assert samples is not None, "a role that this job may not see"
-        config = self.config
-        batches = evaluation_batches(
-            samples,
-            config.eval.batch,
-            resize=config.data.resize,
-            resize_labels=config.eval.resize_labels,
-            rank=self.session.rank,
-            world_size=self.session.world_size,
-        )
-        views = config.eval.views()
-        stoppable = self.until_stopped(batches)
-        matrix = evaluate(network, stoppable, self.num_classes, self.device, config.precision, views=views)
+        matrix = self.scores.count(samples, network)
         self.classmix.train_mode()
-        return (self.session.mean(matrix.double()) * self.session.world_size).round().long()
-
-    def until_stopped(self, batches: Iterator[T]) -> Iterator[T]:
-        for batch in batches:
-            if self.session.stopping():
-                raise Interrupted
-            yield batch
+        return matrix
 
     def validate(self) -> None:
         assert self.data.val is not None
@@ -326,7 +275,7 @@ class Trainer:
             self.unevaluated = True
             self.save()
             raise
-        self.metrics = self.named("val", self.matrix)
+        self.metrics = self.scores.named("val", self.matrix)
         first = self.best["step"] < 0  # also where no pixel of val is labelled and mIoU is NaN
         if first or self.metrics["val/miou"] > self.best["val/miou"]:
             self.best = {"step": float(self.next_step), "val/miou": self.metrics["val/miou"]}
@@ -341,11 +290,6 @@ class Trainer:
             self.run_log.flush()
             self.show()
         self.curve.restart_clock()
-
-    def named(self, role: str, matrix: Tensor) -> dict[str, float]:
-        values = {f"{role}/miou": mean_iou(matrix), f"{role}/accuracy": pixel_accuracy(matrix)}
-        ious = class_iou(matrix).tolist()
-        return values | {f"{role}/iou/{name}": iou for name, iou in zip(self.data.classes, ious, strict=True)}
 
     def log_panels(self) -> None:
         """The first unlabelled images mixed; the first of val with truth and prediction."""
@@ -368,7 +312,7 @@ class Trainer:
         side = copy(self.classmix)
         side.teacher = deepcopy(self.teacher)
         side.generator = torch.Generator(self.device).manual_seed(self.config.seed)
-        samples = self.training_set(self.data.unlabelled, False, 0)
+        samples = training_set(self.config.data, self.data.unlabelled, False, 0)
         images, paddings = zip(*(samples[index, index] for index in range(rows)), strict=True)
         return side.mix(torch.stack(images).to(self.device), torch.stack(paddings).to(self.device))
 
@@ -387,7 +331,7 @@ class Trainer:
                 self.log_result("val", matrix)
             case "confirmation":
                 matrix = self.count(self.data.test, self.evaluated)
-                self.metrics = self.named("test", matrix)
+                self.metrics = self.scores.named("test", matrix)
                 self.log_result("test", matrix)
         self.report()
 
@@ -410,7 +354,7 @@ class Trainer:
             self.metrics[f"test/best_{name}_miou"] = mean_iou(matrix)
             if name == chosen:
                 result = matrix
-        self.metrics |= self.named("test", result)
+        self.metrics |= self.scores.named("test", result)
         self.metrics |= {
             "test/final_miou": self.metrics[f"test/final_{chosen}_miou"],
             "test/best_step": self.best["step"],
@@ -420,11 +364,8 @@ class Trainer:
     def log_result(self, role: str, matrix: Tensor) -> None:
         if not self.run_log:
             return
-        log, classes = self.run_log, self.data.classes
-        share = (matrix.sum(1).double() / matrix.sum()).tolist()
-        table = {"class": classes, "iou": class_iou(matrix).tolist(), "share_of_pixels": share}
-        log.table(f"{role}/classes.json", table)
-        log.figure(f"{role}/confusion_matrix.png", confusion_figure(matrix, classes))
+        self.scores.log(self.run_log, role, matrix)
         if role == "test":  # those of val are logged with each evaluation
-            log.metrics(self.config.steps, {key: value for key, value in self.metrics.items() if key.startswith(role)})
-            log.flush()
+            reported = {key: value for key, value in self.metrics.items() if key.startswith(role)}
+            self.run_log.metrics(self.config.steps, reported)
+            self.run_log.flush()

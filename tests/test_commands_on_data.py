@@ -72,7 +72,13 @@ CITYSCAPES = {"data.resize": (512, 1024), "data.crop": None, "data.scale": (1.0,
 CITYSCAPES |= {"data.batch_unlabelled": 2, "ssl.jitter": 0.25, "ssl.jitter_probability": 0.8, "ssl.blur": 1.15}
 CITYSCAPES |= {"ssl.blur_probability": 0.5, "eval.resize_labels": True, "eval_every": 5000}
 VOC = {"data.resize": None, "data.crop": (321, 321), "data.scale": (0.5, 1.6), "data.batch_labelled": 10}
-VOC |= {"data.batch_unlabelled": 10, "ssl.jitter": 0.0, "ssl.blur": 0.0, "eval.resize_labels": False, "eval_every": 5000}
+VOC |= {
+    "data.batch_unlabelled": 10,
+    "ssl.jitter": 0.0,
+    "ssl.blur": 0.0,
+    "eval.resize_labels": False,
+    "eval_every": 5000,
+}
 
 
 @pytest.mark.parametrize(("name", "own"), [("cityscapes", CITYSCAPES), ("voc", VOC)])

@@ -14,9 +14,9 @@ from classmix_core.models import build_model
 from classmix_core.windows import Views
 from harness import checkpoint
 from harness.config import TrainConfig, override
-from harness.session import LocalSession, Progress, TrialSession
+from harness.session import Interrupted, LocalSession, Progress, TrialSession
 from harness.tracking import MlflowClient, Run, open_experiment
-from harness.worker import Interrupted, Job, TrainingError, train
+from harness.worker import Job, TrainingError, train
 
 CONFIG = override(
     TrainConfig(),

@@ -134,11 +134,9 @@ def build_smp(name: str, num_classes: int) -> nn.Module:
         import segmentation_models_pytorch as smp
     except ImportError:
         raise InvalidValue("name", "segmentation_models_pytorch is installed (pip install '.[smp]')", name) from None
-    import timm
-
     _, decoder, encoder = name.split("/")
     in_timm = encoder.removeprefix("tu-").removeprefix("timm-")
-    old_copy = encoder.startswith("timm-") and timm.is_model(in_timm)
+    old_copy = encoder.startswith("timm-") and smp.encoders.timm.is_model(in_timm)
     if old_copy or encoder not in smp.encoders.get_encoder_names():
         encoder = f"tu-{in_timm}"  # the prefix by which timm's own networks are reached
     try:
