@@ -154,8 +154,7 @@ def planned(search: SearchConfig, axes: Sequence[Parameter], source: Path) -> tu
             raise ConfigError(f"{source}: space.{axis.key}: must be {{values}} for sampler: grid, but got {spec!r}.")
     values = [list(dict.fromkeys(search.space[axis.key]["values"])) for axis in axes]
     grid = [dict(zip(search.space, point, strict=True)) for point in itertools.product(*values)]
-    first = [point for number, point in enumerate(search.start) if point not in search.start[:number]]
-    points = first + [point for point in grid if point not in first]
+    points = search.start + [point for point in grid if point not in search.start]
     if search.trials not in (None, len(points)):
         rule = f"trials must be left out: a grid tries each of its {len(points)} points once"
         raise ConfigError(f"{source}: trials: {rule}, but got {search.trials}.")

@@ -54,6 +54,8 @@ def run_command(main: Callable[[], int]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if code == INTERRUPTED:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         release()  # the share of a cache in memory
         os._exit(code)  # all is saved and closed; after a search Python's own end takes 4 s more
     sys.exit(code)

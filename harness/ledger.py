@@ -89,23 +89,12 @@ class Ledger:
         self.save(entry)
         shutil.rmtree(self.trial_folder(entry.number) / "checkpoints", ignore_errors=True)
 
-    def revive_if_all_failed(self, total: int) -> bool:
-        """Where none of all trials came to anything the cause may be gone by now: let them run again, from scratch.
-
-        Args:
-            total: how many trials there are to be.
-
-        Returns:
-            whether it was so.
-        """
-        if self.count("failed") < total:
-            return False
-        for entry in self.entries:
+    def revive(self) -> None:
+        """Let all trials run again, from scratch: where none came to anything the cause may be gone by now."""
+        for entry in list(self.entries):
             (self.trial_folder(entry.number) / MLFLOW_RUN).unlink(missing_ok=True)
-            fresh = Entry(entry.number, entry.values, entry.steps, "waiting", drawn=entry.drawn)
-            self.entries[entry.number] = fresh
-            self.save(fresh)
-        return True
+            self.entries[entry.number] = Entry(entry.number, entry.values, entry.steps, "waiting", drawn=entry.drawn)
+            self.save(self.entries[entry.number])
 
     def count(self, *states: State) -> int:
         return sum(entry.state in states for entry in self.entries)

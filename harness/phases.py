@@ -19,7 +19,7 @@ from harness.ledger import Entry, Ledger
 from harness.scheduler import Verdicts, build_scheduler
 from harness.searcher import LedgerSearch, OptunaProposer, PlanProposer
 from harness.space import SearchConfig
-from harness.tracking import REASON, TRIAL, MlflowException, Run, children
+from harness.tracking import REASON, TRIAL, TROUBLES, MlflowException, Run, children, one_line
 from harness.trial import Study, run_trial
 from harness.watcher import Follower, Watcher, short
 from harness.worker import load_data_once
@@ -51,14 +51,17 @@ class StudyRun:
 
     def revive(self) -> None:
         """Begin a phase anew of which nothing came; MLflow's runs of it go, and so does the time that it took."""
-        for ledger, total in ((self.trials, self.total), (self.reruns, max(1, len(self.reruns.entries)))):
-            if not ledger.revive_if_all_failed(total):
+        spent = self.search.budget_minutes is not None and spent_seconds(self.folder) >= 60 * self.search.budget_minutes
+        for ledger, total in ((self.trials, self.total), (self.reruns, 0)):
+            known = len(ledger.entries)
+            if not 0 < known == ledger.count("failed") or (known < total and not spent):
                 continue
             for run in self.children():
                 if run.data.tags.get(TRIAL, "").startswith(f"{ledger.phase}/"):
                     self.parent.client.delete_run(run.info.run_id)
             if ledger is self.trials:
                 (self.folder / SPENT).unlink(missing_ok=True)
+            ledger.revive()
 
     # -- the search ---------------------------------------------------------------------------------------------------
 
@@ -242,8 +245,15 @@ class StudyRun:
 
     # -- MLflow's states ----------------------------------------------------------------------------------------------
 
+    def settle_children(self, status: str) -> str | None:
+        """End the MLflow runs whose trial was killed before it could do so itself; or why not, in one line."""
+        try:
+            self.close_children(status)
+        except TROUBLES as error:
+            return one_line(error)
+        return None
+
     def close_children(self, status: str) -> None:
-        """End the MLflow runs whose trial was killed before it could do so itself."""
         known = {
             f"{ledger.phase}/{entry.number:03d}": entry
             for ledger in (self.trials, self.reruns)

@@ -25,6 +25,8 @@ MODEL = "model"
 CHAMPION = "champion"
 """Alias of the version that did best on val."""
 VAL = "val_miou"
+UNFIT = re.compile(r"""[/:'"%]""")
+"""In a name, as MLflow's registry or its queries take them."""
 IMPORTED = (
     "mlflow",
     "torch",
@@ -79,8 +81,8 @@ def requirements(smp: bool) -> list[str]:
 
 def model_name(config: DataConfig) -> str:
     """Under which a network is registered: one name a data set, so that champions compete over one thing."""
-    name = Path(config.root).name if config.name == "folder" and config.root else config.name
-    return f"classmix-{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
+    name = f"folder-{Path(config.root).name}" if config.name == "folder" and config.root else config.name
+    return f"classmix-{UNFIT.sub('_', name)}"
 
 
 def example(val: Samples) -> np.ndarray:

@@ -14,10 +14,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from classmix_core.data import Data
 from classmix_core.data.splits import write_names
 from harness.console import Refused
+
+if TYPE_CHECKING:
+    from harness.tracking import Run
 
 RECORD = "run.json"
 
@@ -96,6 +100,24 @@ def find_unfinished(storage: Path, name: str | None, kind: str) -> tuple[Path, R
         raise Refused(f"--resume: {storage} must hold an unfinished {kind} run, but holds none.")
     _, folder, record = max(found)
     return folder, record
+
+
+def reopened(record: Record) -> "Run":
+    """The MLflow run of a record, running again.
+
+    Raises:
+        Refused: its store does not answer.
+    """
+    from harness.tracking import TROUBLES, Run, require_answer
+
+    run = Run(record.tracking_uri, record.run_id)
+    try:
+        require_answer(record.tracking_uri)
+        run.restart()
+    except (*TROUBLES, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise Refused(f"{record.tracking_uri}: the MLflow store of the run must answer, but: {reason}") from error
+    return run
 
 
 @contextmanager

@@ -161,5 +161,6 @@ def search_config(values: Mapping[str, Any]) -> SearchConfig:
     chosen = {key: value for key, value in values.items() if key in known}
     if isinstance(chosen.get("early_stopping"), EarlyStopping):
         chosen["early_stopping"] = dataclasses.asdict(chosen["early_stopping"])
-    start = [dict(point) for point in chosen.pop("start", [])]
+    given = [dict(point) for point in chosen.pop("start", [])]
+    start = [point for number, point in enumerate(given) if point not in given[:number]]
     return dataclasses.replace(from_mapping(SearchConfig, chosen), start=start)

@@ -11,13 +11,14 @@ from typing import Any
 import ray
 import yaml
 
+from classmix_core.errors import DataError
 from harness import console, report, runs
 from harness.cluster import connected, state_api_answers
 from harness.config import TrainConfig, flatten
 from harness.console import Interrupts, Refused, out
 from harness.phases import StudyRun
 from harness.space import Resources, SearchConfig
-from harness.tracking import TROUBLES, Run, one_line
+from harness.tracking import TROUBLES, Run
 
 
 def run_study(
@@ -32,10 +33,11 @@ def run_study(
 ) -> int:
     """Run or resume a study; leaves MLflow's runs in their true states however it ends."""
     work = StudyRun(search, base, folder, record, interrupts)
-    parent, status = reopened(record), "FAILED"
+    parent, status = runs.reopened(record), "FAILED"
     try:
         interrupts.deferred = False
         interrupts.check()
+        parent.remember()
         work.revive()
         log_study(parent, search, base, folder)
         run_phases(work, options, room)
@@ -44,6 +46,10 @@ def run_study(
         status = "KILLED"
         out.print(f"interrupted after {work.trials.ended} trials; go on with: {resume}", markup=False)
         return console.INTERRUPTED
+    except DataError as error:  # the test images are not there, or one is bad
+        with suppress(*TROUBLES):
+            parent.failed(error)
+        raise console.Failed(f"{error} Once the cause is gone, go on with: {resume}") from error
     except BaseException as error:
         console.err.print(f"failed; once the cause is gone, go on with: {resume}", markup=False)
         with suppress(*TROUBLES):  # which may be the error
@@ -52,28 +58,11 @@ def run_study(
     finally:
         interrupts.hush()
         ray.shutdown()  # ends trials that still run, before their states are put right
-        try:
-            work.close_children("KILLED")
-            parent.finish(status)
-        except TROUBLES as error:
-            console.err.print(f"warning: MLflow keeps a wrong state of the study: {one_line(error)}", markup=False)
+        trouble = work.settle_children("KILLED") or parent.settle(status)
+    if trouble:
+        raise console.Failed(f"MLflow does not know of the end: {trouble} Once the cause is gone, go on with: {resume}")
     record.end(folder)
     return console.DONE
-
-
-def reopened(record: runs.Record) -> Run:
-    """The study's parent run, running again.
-
-    Raises:
-        Refused: its MLflow store does not answer.
-    """
-    parent = Run(record.tracking_uri, record.run_id)
-    try:
-        parent.restart()
-    except TROUBLES as error:
-        reason = str(error).splitlines()[0]
-        raise Refused(f"{record.tracking_uri}: the study's MLflow store must answer, but: {reason}") from error
-    return parent
 
 
 def run_phases(work: StudyRun, options: Any, room: int) -> None:

@@ -2,13 +2,14 @@
 
 import logging
 import re
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from mlflow import MlflowClient
@@ -41,10 +42,11 @@ def default_uri() -> str:
 
 
 def require_answer(uri: str) -> None:
-    """Raise OSError unless the server answers, whatever it says: MLflow itself would try in silence for minutes."""
-    if uri.startswith(("http://", "https://")):
-        with suppress(HTTPError):
-            urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
+    """Raise OSError or ValueError unless something listens where a server shall be: MLflow would try for minutes."""
+    place = urlsplit(uri)
+    if place.scheme in ("http", "https") and place.hostname and place.scheme not in getproxies():
+        port = place.port or {"http": 80, "https": 443}[place.scheme]
+        socket.create_connection((place.hostname, port), timeout=10).close()
 
 
 def open_experiment(uri: str, name: str) -> str:
@@ -97,7 +99,7 @@ class Run:
             name: max(point.step for point in self.client.get_metric_history(self.run_id, name)) for name in names
         }
         images = self.client.list_artifacts(self.run_id, "images")
-        self.images = {tuple(Path(item.path).name.split("%")[:3:2]) for item in images}
+        self.images = {tuple(re.split(r"[+%]", Path(item.path).name)[:3:2]) for item in images}  # KEY+step+N+...
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Note parameters; those that are known, from before an interruption, stay as they are."""
@@ -112,7 +114,7 @@ class Run:
         """Note metrics at an optimiser step; NaN (a class that is not there) is left out."""
         now = int(time.time() * 1000)
         for name, value in values.items():
-            key = UNFIT.sub("_", name)
+            key = re.sub("/+", "/", UNFIT.sub("_", name)).rstrip("/")
             if value == value and step > self.known.get(key, -1):
                 self.pending.append(Metric(key, value, now, step))
         if len(self.pending) >= 500:
@@ -137,6 +139,9 @@ class Run:
         self.client.log_figure(self.run_id, figure, name)
 
     def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """A table under a file name, once: MLflow would add to one that is there from before an interruption."""
+        if any(item.path == name for item in self.client.list_artifacts(self.run_id, name.rpartition("/")[0])):
+            return
         self.client.log_table(self.run_id, {key: list(values) for key, values in columns.items()}, name)
 
     def image(self, key: str, image: torch.Tensor, step: int) -> None:
@@ -163,12 +168,19 @@ class Run:
         self.flush()
         self.client.set_terminated(self.run_id, status)
 
+    def settle(self, status: str) -> str | None:
+        """`finish`, or why that was not possible, in one line."""
+        try:
+            self.finish(status)
+        except TROUBLES as error:
+            return one_line(error)
+        return None
+
 
 def find_run(uri: str, experiment_id: str, folder: Path) -> Run | None:
     """The search of a folder that was killed as soon as its run was made: still running, without a child."""
-    query = f"tags.`{FOLDER}` = '{folder}' AND attributes.status = 'RUNNING'"
-    for run in MlflowClient(uri).search_runs([experiment_id], query):
-        if not children(uri, experiment_id, run.info.run_id):
+    for run in MlflowClient(uri).search_runs([experiment_id], "attributes.status = 'RUNNING'"):
+        if run.data.tags.get(FOLDER) == str(folder) and not children(uri, experiment_id, run.info.run_id):
             return Run(uri, run.info.run_id)
     return None
 

@@ -7,7 +7,9 @@ One worker runs in this process; several run in a Ray TorchTrainer. Exit code: 0
 can be resumed); 2 refused input.
 """
 
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import harness  # noqa: F401
 from classmix_core.data import EVALUATED, Role, check_data
 from classmix_core.errors import DataError, InvalidValue
 from harness import console, runs
-from harness.classes import write_classes
+from harness.classes import CLASSES, write_classes
 from harness.config import (
     Parser,
     TrainConfig,
@@ -27,7 +29,6 @@ from harness.config import (
     flatten,
     load_config,
     make_parser,
-    override,
     to_yaml,
     train_config,
 )
@@ -61,16 +62,16 @@ def add_common(parser: Parser, what: str) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.read(args)
-    config = train_config(options.as_dict())
     storage = Path(options.storage_path).absolute()
     if options.resume:
         folder, record = runs.find_unfinished(storage, options.name, "train")
         if options.tracking_uri not in (None, record.tracking_uri):
             raise Refused(f"--tracking-uri: a resumed run keeps its own, but got {options.tracking_uri!r}.")
-        config = resumed_config(folder, config)
+        config = resumed_config(folder, sys.argv[1:] if args is None else args)
         workers, gpus = resources(config, options)
         announce = f"resuming {runs.shown(folder)}"
     else:
+        config = train_config(options.as_dict())
         workers, gpus = resources(config, options)
         folder = runs.new_folder(storage, options.name, "train")
         check(config)
@@ -82,6 +83,7 @@ def main(args: Sequence[str] | None = None) -> int:
     )
     resume = runs.resume_command("harness.train", folder, options.storage_path, options.address)
     with runs.held(folder):
+        log_start(runs.reopened(record), config, folder)
         return run(config, folder, record, workers, gpus, options, resume)
 
 
@@ -112,15 +114,15 @@ def resources(config: TrainConfig, options: Any) -> tuple[int, int]:
     return (gpus or config.workers or 1), gpus
 
 
-def resumed_config(folder: Path, given: TrainConfig) -> TrainConfig:
+def resumed_config(folder: Path, words: Sequence[str]) -> TrainConfig:
     """The configuration that the run was started with; flags that contradict it are refused, but for FREE ones."""
-    stored = load_config(folder / "config.yaml")
-    default, original = flatten(TrainConfig()), flatten(stored)
-    changed = {key: value for key, value in flatten(given).items() if key in FREE and value != default[key]}
+    file = folder / "config.yaml"
+    stored, given = load_config(file), train_config(build_parser().read([f"--config={file}", *words]).as_dict())
+    original = flatten(stored)
     for key, value in flatten(given).items():
-        if key not in changed and value not in (default[key], original[key]):
+        if value != original[key] and key not in FREE:
             raise Refused(f"{key}: a resumed run keeps its configuration ({original[key]!r}), but got {value!r}.")
-    return override(stored, changed)
+    return given
 
 
 def check(config: TrainConfig, roles: tuple[Role, ...] = EVALUATED) -> None:
@@ -155,18 +157,24 @@ def start_run(config: TrainConfig, folder: Path, tracking_uri: str | None) -> ru
     experiment = open_experiment(uri, EXPERIMENT)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(to_yaml(config))
+    data = load_data_once(config.data)
+    write_classes(folder, data)
+    runs.write_splits(folder, data)
     repeat = f"python -m harness.train --config {runs.shown(folder / 'config.yaml')}"
     run = tracking.Run.create(uri, experiment, folder.name, tracking.repeated_by(repeat))
     record = runs.Record("train", uri, experiment, run.run_id)
     record.write(folder)
+    return record
+
+
+def log_start(run: Any, config: TrainConfig, folder: Path) -> None:
+    """The run's parameters, files and splits; once more when it is resumed, in case it was cut short."""
     with run.failing():
         run.params(flatten(config))
-        run.file(folder / "config.yaml")
-        data = load_data_once(config.data)
-        run.file(write_classes(folder, data))
-        for path in runs.write_splits(folder, data):
+        for name in ("config.yaml", CLASSES):
+            run.file(folder / name)
+        for path in sorted((folder / "splits").iterdir()):
             run.file(path, "splits")
-    return record
 
 
 def open_experiment(uri: str, name: str) -> str:
@@ -175,14 +183,12 @@ def open_experiment(uri: str, name: str) -> str:
     Raises:
         Refused: the store cannot be opened.
     """
-    from sqlalchemy.exc import SQLAlchemyError
-
     from harness import tracking
 
     try:
         tracking.require_answer(uri)
         return tracking.open_experiment(uri, name)
-    except (tracking.MlflowException, SQLAlchemyError, OSError) as error:
+    except (*tracking.TROUBLES, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise Refused(f"--tracking-uri: must be an MLflow store that can be opened, but got {uri}: {reason}") from error
 
@@ -190,13 +196,12 @@ def open_experiment(uri: str, name: str) -> str:
 def run(
     config: TrainConfig, folder: Path, record: runs.Record, workers: int, gpus: int, options: Any, resume: str
 ) -> int:
-    from harness.tracking import Run
+    from harness.tracking import TROUBLES, Run
 
     job = Job(config, folder, record.tracking_uri, record.run_id)
     log = Run(record.tracking_uri, record.run_id)
     status = "FAILED"
     try:
-        log.restart()
         with console.TrainingDisplay(config.steps) as display:
             if workers == 1 and not options.address:
                 device = torch.device("cuda", 0) if gpus else torch.device("cpu")
@@ -213,18 +218,23 @@ def run(
         console.out.print(f"interrupted; go on with: {resume}", markup=False)
         return console.INTERRUPTED
     except TrainingError as error:
-        log.failed(error)
+        with suppress(*TROUBLES):
+            log.failed(error)
         raise
     except DataError as error:  # all was read once before: a file that is gone now, a cache that is full
-        log.failed(error)
+        with suppress(*TROUBLES):
+            log.failed(error)
         reason = str(error).strip().splitlines()[-1].removeprefix("classmix_core.errors.DataError: ")  # of a loader
         raise console.Failed(f"{reason} Once the cause is gone, go on with: {resume}") from error
     except BaseException as error:
-        log.failed(error)
         console.err.print(f"failed; once the cause is gone, go on with: {resume}", markup=False)
+        with suppress(*TROUBLES):  # which may be the error
+            log.failed(error)
         raise
     finally:
-        log.finish(status)
+        trouble = log.settle(status)
+    if trouble:
+        raise console.Failed(f"MLflow does not know of the end: {trouble} Once the cause is gone, go on with: {resume}")
     record.end(folder)
     show_result(metrics, folder, config.eval.network)
     return console.DONE

@@ -71,7 +71,7 @@ def fetch(uri: str, run_id: str, target: Path) -> None:
     try:
         require_answer(uri)
         run = MlflowClient(uri).get_run(run_id)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise Refused(f"--run: must be the id of a run in {uri}, but got {run_id!r}: {reason}") from error
     for name in (CONFIG, CLASSES, f"model/artifacts/{checkpoint.BEST}"):

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import pytest
-
-from harness.ledger import MLFLOW_RUN, Ledger
+from harness.ledger import MLFLOW_RUN, Entry, Ledger
 
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
@@ -30,23 +28,14 @@ def test_a_trial_whose_entry_was_not_written_whole_is_not_there(tmp_path: Path) 
     assert len(Ledger(tmp_path, "trials").entries) == 1
 
 
-@pytest.mark.parametrize(
-    ("states", "total", "after"),
-    [(("failed", "failed"), 2, "waiting"), (("failed", "stopped"), 2, None), (("failed", "failed"), 3, None)],
-)
-def test_trials_that_failed_run_again_only_where_all_of_the_study_did(
-    tmp_path: Path, states: tuple[str, ...], total: int, after: str | None
-) -> None:
+def test_trials_that_are_revived_begin_from_scratch(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "trials")
-    for state in states:
+    for _ in range(2):
         entry = ledger.add({"optim.lr": 1.0}, 10, drawn={"optim.lr": 1.0})
         entry.step, entry.stop, entry.history = 5, True, [(5, 0.1)]
-        ledger.end(entry, state, "disk full")  # type: ignore[arg-type]
+        ledger.end(entry, "failed", "disk full")
         (ledger.trial_folder(entry.number) / MLFLOW_RUN).write_text("id")
-    again = Ledger(tmp_path, "trials")
-    assert again.revive_if_all_failed(total) == bool(after)
+    Ledger(tmp_path, "trials").revive()
     for entry in Ledger(tmp_path, "trials").entries:
-        assert (entry.step, entry.stop, entry.values) == (0 if after else 5, not after, {"optim.lr": 1.0})
-        assert (ledger.trial_folder(entry.number) / MLFLOW_RUN).exists() == (not after)
-    assert [entry.state for entry in Ledger(tmp_path, "trials").entries] == [after or state for state in states]
-    assert [entry.reason for entry in again.entries] == ([None, None] if after else ["disk full"] * 2)
+        assert entry == Entry(entry.number, {"optim.lr": 1.0}, 10, "waiting", drawn={"optim.lr": 1.0})
+        assert not (ledger.trial_folder(entry.number) / MLFLOW_RUN).exists()

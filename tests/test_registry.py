@@ -87,7 +87,8 @@ def test_a_run_that_is_registered_twice_has_one_version(tmp_path: Path) -> None:
     [
         (DataConfig(), "classmix-scenes"),
         (DataConfig(name="camvid", root="/x/y"), "classmix-camvid"),
-        (DataConfig(name="folder", root="/x/my photos"), "classmix-my_photos"),
+        (DataConfig(name="folder", root="/x/a:b's"), "classmix-folder-a_b_s"),
+        (DataConfig(name="folder", root="/x/my photos"), "classmix-folder-my photos"),
     ],
 )
 def test_folders_of_ones_own_have_champions_of_their_own(data: DataConfig, name: str) -> None:

@@ -135,7 +135,8 @@ def assert_no_run_is_there_twice(folder: Path) -> None:
             steps = [point.step for point in client.get_metric_history(item.info.run_id, metric)]
             assert len(steps) == len(set(steps)), (item.data.tags[TRIAL], metric)
             assert metric != "train/loss" or steps == list(range(4, max(steps) + 1, 4)), "no gap, none twice"
-        pictures = [path.split("%")[:3] for path in artifacts(folder, item.info.run_id, "images") if "png" in path]
+        pictures = [path.split("+")[:3] for path in artifacts(folder, item.info.run_id, "images") if "png" in path]
+        assert {len(picture) for picture in pictures} <= {3}
         assert all(pictures.count(one) == 1 for one in pictures), item.data.tags[TRIAL]
 
 

@@ -142,6 +142,7 @@ def test_hidden_files_are_no_images_and_linked_folders_are_looked_into(tmp_path:
     for path in ("images/b.png", "images/._b.png", "elsewhere/a.JPG"):
         (tmp_path / path).touch()
     (tmp_path / "images/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images/again").symlink_to(".")
     images = tmp_path / "images"
     assert image_files(images) == [images / "b.png", images / "linked/a.JPG"]
 

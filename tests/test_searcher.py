@@ -96,7 +96,7 @@ def test_what_has_not_ended_is_asked_for_again_under_its_number() -> None:
 def test_a_grid_covers_each_point_once_start_points_first() -> None:
     space = {"ssl.mix": {"values": ["class", "cut", "class"]}, "seed": {"values": [1, 2, 3]}}
     start = [{"ssl.mix": "cut", "seed": 2}]
-    search = SearchConfig(sampler="grid", early_stopping=None, space=space, start=start * 2, confirm=Confirm(top=0))
+    search = SearchConfig(sampler="grid", early_stopping=None, space=space, start=start, confirm=Confirm(top=0))
     total, points = planned(search, axes(search), Path("space.yaml"))
     source = OptunaProposer(axes(search), sampler="grid", seed=0, mode="max", trials=total, points=points)
     drawn = [source.ask().values for _ in range(total)]

@@ -131,6 +131,7 @@ def plan(tmp_path: Path, text: str) -> tuple[int, list[dict[str, str]]]:
         ("sampler: tpe\nstart: [{ssl.mix: cut}]", 16, ["cut"]),
         ("sampler: tpe\ntrials: 1\nstart: [{ssl.mix: cut}, {ssl.mix: cow}]", 1, ["cut"]),
         ("sampler: grid", 3, ["class", "cut", "cow"]),
+        ("sampler: grid\nstart: [{ssl.mix: cow}, {ssl.mix: cow}]", 3, ["cow", "class", "cut"]),
         ("sampler: grid\ntrials: 3\nstart: [{ssl.mix: cow}]", 3, ["cow", "class", "cut"]),
     ],
 )

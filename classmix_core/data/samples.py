@@ -1,7 +1,7 @@
 """Images and labels by number, from memory or from files."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -177,11 +177,24 @@ def image_files(folder: Path, layout: str = "") -> list[Path]:
     hint = f"; {layout}." if layout else "."
     if not folder.is_dir():
         raise DataError(f"{folder}: the folder must exist{hint}")
-    below = (Path(home, name) for home, _, names in os.walk(folder, followlinks=True) for name in names)
-    files = sorted(path for path in below if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
+    files = sorted(
+        path for path in below(folder) if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
     if not files:
         raise DataError(f"{folder}: must hold at least one image ({', '.join(IMAGE_SUFFIXES)}), but holds none{hint}")
     return files
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """All files below a folder; each folder once, however links lead to it."""
+    seen = set()
+    for home, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(home)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(home, name) for name in names)
 
 
 def pair_files(images: Path, labels: Path, root: Path, ignore_value: int = IGNORE, layout: str = "") -> FileSamples:
