@@ -5,7 +5,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from classmix_core.mixing import IGNORE
 from classmix_core.step import Mixed
@@ -33,6 +32,8 @@ def grid(columns: list[Tensor]) -> Tensor:
     rows_BNCHW = torch.stack([column.cpu() for column in columns], 1)
     zoom = max(1, round(MIN_HEIGHT / rows_BNCHW.shape[-2]))
     tiles = F.interpolate(rows_BNCHW.flatten(0, 1).float(), scale_factor=zoom)
+    from torchvision.utils import make_grid  # a second, which a command that draws none need not wait
+
     return make_grid(tiles, nrow=len(columns), padding=4, pad_value=255).byte()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, write_jpeg, write_png
+from torchvision.io import write_jpeg, write_png
 
 from classmix_core.data.samples import ArraySamples, FileSamples, image_files, pair_files, read, read_label
 from classmix_core.errors import DataError
@@ -203,7 +203,7 @@ def test_a_damaged_image_is_named_with_the_reason(kind: str, tmp_path: Path) -> 
     damaged(kind, random_image(0, 20, 30), path)
     expected = re.escape(f"{path}: must be a readable JPEG, PNG or WebP image, but got: ")
     with pytest.raises(DataError, match=f"^{expected}[^\n]+[^.]\\.$"):
-        read(path, ImageReadMode.RGB)
+        read(path, "RGB")
 
 
 def test_label_and_image_of_two_sizes_are_refused_with_both(files: FileSamples) -> None:

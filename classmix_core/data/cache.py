@@ -18,18 +18,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import torch
-import torchvision
 from torch import Tensor
 
 from classmix_core.data.loader import Size, resize_image, resize_label
 from classmix_core.data.samples import FileSamples
 from classmix_core.errors import DataError
 
-VERSION = f"1 torch {torch.__version__} torchvision {torchvision.__version__}"  # whose decoders and resizing it is
+VERSION = f"1 torch {torch.__version__} torchvision {version('torchvision')}"  # whose decoders and resizing it is
 SHARED_MEMORY = Path("/dev/shm")
 
 HEADER = struct.Struct("<4I")

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms.v2 import functional as transforms
 
 from classmix_core.data.samples import Samples
 from classmix_core.mixing import IGNORE
@@ -43,7 +42,11 @@ class EndlessSampler(Sampler[list[tuple[int, int]]]):
 
 
 def resize_image(image: Tensor, size: Size | None) -> Tensor:
-    return image if size is None else transforms.resize_image(image, list(size), antialias=True)
+    if size is None:
+        return image
+    from torchvision.transforms.v2 import functional  # a second, which images of the right size do not need
+
+    return functional.resize_image(image, list(size), antialias=True)
 
 
 def resize_label(label: Tensor, size: Size | None) -> Tensor:

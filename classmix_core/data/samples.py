@@ -4,11 +4,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from classmix_core.errors import DataError
 from classmix_core.mixing import IGNORE
@@ -85,7 +84,7 @@ class FileSamples:
     reader: Callable[[Path], Tensor] | None = None
 
     def image(self, index: int) -> Tensor:
-        image = read(self.image_paths[index], ImageReadMode.RGB)
+        image = read(self.image_paths[index], "RGB")
         return image if image.dtype == torch.uint8 else (image.float() / 257).byte()
 
     def label(self, index: int) -> Tensor:
@@ -117,7 +116,7 @@ class FileSamples:
         return height, width
 
 
-def read(path: Path, mode: ImageReadMode) -> Tensor:
+def read(path: Path, mode: Literal["RGB", "UNCHANGED"]) -> Tensor:
     """Decode an image file to (C, H, W).
 
     Raises:
@@ -125,9 +124,11 @@ def read(path: Path, mode: ImageReadMode) -> Tensor:
     """
     if not path.is_file():
         raise DataError(f"{path}: the file must exist.")
+    from torchvision.io import decode_image  # a second, which the embedded data does not need
+
     rule = "must be a readable JPEG, PNG or WebP image"
     try:
-        image = decode_image(str(path), mode, apply_exif_orientation=mode == ImageReadMode.RGB)
+        image = decode_image(str(path), mode, apply_exif_orientation=mode == "RGB")
     except RuntimeError as error:
         reason = str(error).splitlines()[0].rsplit(", ", 1)[-1].rstrip(".")
         raise DataError(f"{path}: {rule}, but got: {reason}.") from error
@@ -142,7 +143,7 @@ def read_label(path: Path) -> Tensor:
     Raises:
         DataError: unreadable, or not one byte a pixel. (torchvision decodes indices of fewer bits wrongly.)
     """
-    label = read(path, ImageReadMode.UNCHANGED)
+    label = read(path, "UNCHANGED")
     with path.open("rb") as file:
         header = file.read(26)
     if not header.startswith(b"\x89PNG"):

@@ -7,7 +7,6 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import segmentation
 
 from classmix_core.augment import MEAN, STD
 from classmix_core.errors import InvalidValue, require
@@ -123,6 +122,8 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
         return network
     if config.name.startswith("smp/"):
         return build_smp(config.name, num_classes)
+    from torchvision.models import segmentation  # a second, which our own networks do not need
+
     build = getattr(segmentation, config.name)
     inner = build(weights=None, weights_backbone=None, num_classes=num_classes)
     freeze_batch_norm_(inner.backbone, config.batch_norm)

@@ -7,7 +7,6 @@ from collections import OrderedDict
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet101
 
 DILATIONS = (6, 12, 18, 24)
 """Of the branches of the atrous spatial pyramid (ASPP)."""
@@ -53,6 +52,8 @@ def trunk() -> nn.Sequential:
     are dilated by 2 and 4 (torchvision's first ones by 1 and 2); max pooling rounds up. Parameters and their names
     remain those of torchvision, so its weights fit.
     """
+    from torchvision.models import resnet101  # a second, which no other network needs
+
     resnet = resnet101(replace_stride_with_dilation=[False, True, True])
     resnet.maxpool.ceil_mode = True
     strided = resnet.layer2[0]
