@@ -3,8 +3,9 @@
     python benchmarks/search.py [--space search_spaces/tau_ema.yaml] [--trials 24] [--steps 500]
 
 Prints, from one run of each, one after the other: trials per hour without early stopping, the plain loop's as the mean
-of a run before and one after, as machines drift; the time to the plain search's final best with early stopping; how busy
-the cores were; and what a trial costs besides its steps and evaluations. Every time counts from the start of the command.
+of a run before and one after, as machines drift; the time to the plain search's final best with early stopping; how
+busy the cores were; and what a trial costs besides its steps and evaluations. Every time counts from the start of the
+command.
 """
 
 import argparse

@@ -17,7 +17,7 @@ _ENVIRONMENT = {
     # killed (Ray's workers are its first choice) it takes for a failed trial
     "RAY_memory_monitor_refresh_ms": "0",
     "RAY_prestart_worker_first_driver": "0",  # never used: Tune starts its actors in an environment of their own
-    "RAY_worker_niceness": "0",  # a trial is no less than the same training outside of Ray (Ray's default is 15)
+    "RAY_worker_niceness": "5",  # behind the driver that it waits for; at Ray's 15 other programs all but stop it
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours is quicker
