@@ -167,6 +167,3 @@ class LedgerSearch(Searcher):
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is on disk."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError

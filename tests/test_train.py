@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torchvision.io import write_png
 
 from classmix_core.data import scenes
 from harness import train
+from harness.console import Refused
 from harness.tracking import MlflowClient
 from tests.commands import TINY, assert_refused, call, finish, interrupt, run, start, wait_for
 
@@ -145,6 +147,20 @@ def test_a_taken_name_is_refused_and_says_how_to_go_on(here: Path, capsys: pytes
     result = call(train.main, capsys, "--resume", "--name=a")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "ran to its end" in result.err
+
+
+@pytest.mark.parametrize("before", ["none", "ram", "disk"])
+@pytest.mark.parametrize("after", ["none", "ram", "disk"])
+def test_a_resume_may_change_where_samples_are_cached_and_nothing_else(
+    tmp_path: Path, camvid_root: Path, before: str, after: str
+) -> None:
+    data = {"name": "camvid", "root": str(camvid_root), "labelled": 3, "cache": before}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"steps": 7, "data": data}))
+    config = train.resumed_config(tmp_path, [f"--data.cache={after}", "--data.loader_workers=2", "--steps=7"])
+    assert (config.data.cache, config.data.loader_workers, config.data.labelled, config.steps) == (after, 2, 3, 7)
+    assert train.resumed_config(tmp_path, ["--resume", "--name=a"]).data.cache == before
+    with pytest.raises(Refused, match=r"steps: .* keeps its configuration \(7\), but got 8"):
+        train.resumed_config(tmp_path, ["--steps=8"])
 
 
 @pytest.mark.slow
