@@ -1,12 +1,14 @@
 """harness.train as its user meets it."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from torchvision.io import write_png
 
 from classmix_core.data import scenes
@@ -147,6 +149,27 @@ def test_a_taken_name_is_refused_and_says_how_to_go_on(here: Path, capsys: pytes
     result = call(train.main, capsys, "--resume", "--name=a")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "ran to its end" in result.err
+
+
+def test_training_starts_from_a_file_of_weights_and_says_what_fitted(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(train.main, capsys, *TINY, "--name=a").code == 0
+    file = here / "runs/a/best.safetensors"
+    result = call(train.main, capsys, *TINY, "--name=b", f"--model.weights={file}", "--optim.lr=1e-12")
+    assert result.code == 0, result
+    own, given = load_file(here / "runs/b/best.safetensors"), load_file(file)
+    trained = [name for name in given if name.endswith(("weight", "bias"))]
+    assert f"weights: {len(given) - sum('num_batches' in name for name in given)} of" in result.out
+    for name in trained:
+        assert torch.allclose(own[name], given[name], atol=1e-6), name
+
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    shutil.rmtree(here / "runs")
+    (here / "mlflow.db").unlink()
+    shutil.rmtree(here / "mlruns")
+    refused = call(train.main, capsys, *TINY, f"--model.weights={tmp_path}/other.safetensors")
+    assert_refused(refused, here, "other.safetensors", "must hold tensors of the network", "but has x")
 
 
 @pytest.mark.parametrize("before", ["none", "ram", "disk"])

@@ -1,4 +1,4 @@
-"""Miniature Cityscapes and VOC trees: the real names, label values, palettes, void borders and bystanders."""
+"""Miniature Cityscapes, VOC, CamVid and folder trees: real names, label values, palettes, void borders, bystanders."""
 
 import struct
 import zlib
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torchvision.io import write_jpeg, write_png
 
-from classmix_core.data import cityscapes, voc
+from classmix_core.data import camvid, cityscapes, voc
 
 GREY, RGB, PALETTE = 0, 2, 3
 
@@ -166,4 +166,50 @@ def build_voc(root: Path, added: Literal["sbd", "png"] = "sbd", inner: str = "VO
             write_sbd_mat(root / f"benchmark_RELEASE/dataset/cls/{image}.mat", objects(image, border=False))
         lines = "".join(f"{image}\n" for image in images)
         (root / f"benchmark_RELEASE/dataset/{split}.txt").write_text(lines)
+    return root
+
+
+# ---- CamVid
+
+CAMVID = {
+    "train": ("0001TP_006690", "0006R0_f00930", "0006R0_f00960", "0016E5_00390", "0016E5_02370", "Seq05VD_f00000"),
+    "val": ("0016E5_07959", "0016E5_07961"),
+    "test": ("0001TP_008550", "0001TP_008580", "Seq05VD_f05100"),
+}
+
+
+def build_camvid(root: Path) -> Path:
+    """As SegNet's authors publish it: 6 training, 2 val and 3 test images of 18 x 24, with bands of void."""
+    for split, names in CAMVID.items():
+        for index, name in enumerate(names):
+            rng = np.random.default_rng((len(names), index))
+            label = np.repeat(np.repeat(rng.integers(0, 11, (3, 6)), 6, 0), 4, 1).astype(np.uint8)
+            label[:6], label[12:] = 0, 3  # sky, road
+            label[:, :1], label[-1:] = camvid.VOID, camvid.VOID
+            write_png(photograph(label, camvid.PALETTE, rng), str(make(root / f"{split}/{name}.png")))
+            write_raw_png(make(root / f"{split}annot/{name}.png"), label, GREY, 8)
+        lines = "".join(f"/SegNet/CamVid/{split}/{name}.png /SegNet/CamVid/{split}annot/{name}.png\n" for name in names)
+        (root / f"{split}.txt").write_text(lines)
+    return root
+
+
+# ---- a folder of one's own
+
+
+def build_folder(root: Path) -> Path:
+    """3 classes; 8 labelled photographs of two sizes, palette labels with a band of 255; 4 without a label."""
+    make(root / "classes.txt").write_text("grass\nrock\nwater\n")
+    colours = ((60, 160, 60), (120, 120, 120), (40, 80, 200))
+    for index in range(12):
+        rng = np.random.default_rng(index)
+        height, width = ((18, 26), (24, 17))[index % 2]
+        label = np.full((height, width), index % 3, np.uint8)
+        label[: height // 2] = rng.integers(0, 3)
+        label[height // 2 - 1 : height // 2 + 1] = 255
+        name = f"2026 summer/IMG_{1000 + index}"
+        write_jpeg(photograph(label, colours, rng), str(make(root / f"images/{name}.JPG")), quality=90)
+        if index < 8:
+            write_raw_png(make(root / f"labels/{name}.png"), label, PALETTE, 8, bytes(np.ravel(colours).tolist()))
+        else:
+            write_jpeg(photograph(label, colours, rng), str(make(root / f"unlabelled/{index}.jpg")), quality=90)
     return root
