@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchvision.io import write_png
 
-from classmix_core.data import Data, DataConfig, cache, check_data, load_data, samples
+from classmix_core.data import Data, DataConfig, cache, check_data, load_data
 from classmix_core.data.loader import TrainingSet, evaluation_batches, training_batches
 from classmix_core.errors import DataError
 from tests.conftest import random_image
@@ -71,7 +71,7 @@ def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, *_: Any) -> Tensor:
         raise AssertionError(f"{path} was read")
 
-    monkeypatch.setattr(samples, "decode_image", refuse)
+    monkeypatch.setattr("torchvision.io.decode_image", refuse)
     monkeypatch.setattr("classmix_core.data.voc.read_segmentation", refuse)
 
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import mlflow.pyfunc
 import numpy as np
@@ -40,12 +42,13 @@ def test_mlflow_serves_the_champion_of_the_registry(tmp_path: Path) -> None:
     port, environment = free_port(), {**os.environ, "MLFLOW_TRACKING_URI": uri}
     command = ["models", "serve", "-m", f"models:/{NAME}@{CHAMPION}", "--env-manager", "local"]
     words = [sys.executable, "-m", "mlflow", *command, "--host", "127.0.0.1", "--port", str(port)]
-    server = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    server = subprocess.Popen(words, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
     try:
         served = ask(port, {"inputs": images.tolist()}, server)
     finally:
-        server.terminate()
-        server.wait(timeout=30)
+        os.killpg(server.pid, signal.SIGKILL)  # MLflow's own end asks its child by SIGINT, which may be ignored here
+        server.wait()
     labels = np.asarray(served["predictions"])
     assert labels.shape == (3, 40, 56)
 
