@@ -33,7 +33,8 @@ def run_study(
 ) -> int:
     """Run or resume a study; leaves MLflow's runs in their true states however it ends."""
     work = StudyRun(search, base, folder, record, interrupts)
-    parent, status = runs.reopened(record), "FAILED"
+    runs.reopened(record)
+    parent, status = work.parent, "FAILED"
     try:
         interrupts.deferred = False
         interrupts.check()
