@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from harness import console
-from harness.config import TrainConfig, add_train_config, make_parser, override, train_config
-from harness.session import LocalSession
+from harness.cli import command
+from harness.config.train import TrainConfig, add_train_config, make_parser, override, train_config
 from harness.tracking import Run, open_experiment
 from harness.train import check
-from harness.worker import Job, train
+from harness.training.context import LocalSession
+from harness.training.trainer import Job, train
 
 
 def miou(config: TrainConfig, uri: str, experiment: str, folder: Path) -> float:
@@ -62,16 +62,16 @@ def main() -> int:
         for seed in range(options.seeds):
             supervised, classmix = (jobs[seed, arm].result() for arm in arms)
             pairs.append((supervised, classmix, classmix - supervised))
-            console.err.print(f"seed {seed}: {supervised:.1f} {classmix:.1f}")
+            command.err.print(f"seed {seed}: {supervised:.1f} {classmix:.1f}")
             table.add_row(str(seed), *(f"{value:.1f}" for value in pairs[-1]))
         table.add_section()
         columns = list(zip(*pairs, strict=True))
         table.add_row("mean", *(f"{statistics.mean(values):.1f}" for values in columns))
         table.add_row("std", *(f"{statistics.stdev(values) if len(values) > 1 else 0:.1f}" for values in columns))
-        console.out.print(table)
-        console.out.print(f"ClassMix is ahead on {sum(pair[2] > 0 for pair in pairs)} of {len(pairs)} seeds")
-    return console.DONE
+        command.out.print(table)
+        command.out.print(f"ClassMix is ahead on {sum(pair[2] > 0 for pair in pairs)} of {len(pairs)} seeds")
+    return command.DONE
 
 
 if __name__ == "__main__":
-    console.run_command(main)
+    command.run_command(main)

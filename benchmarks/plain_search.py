@@ -16,15 +16,15 @@ from pathlib import Path
 
 import torch
 
-from harness.axes import parameters, planned
-from harness.config import TrainConfig, from_mapping, override
-from harness.ledger import Entry
-from harness.searcher import OptunaProposer
-from harness.session import LocalSession
-from harness.space import read_space
+from harness.config.search import read_space
+from harness.config.train import TrainConfig, from_mapping, override
+from harness.search.search_space import parameters, planned
+from harness.search.searcher import OptunaProposer
+from harness.search.trial_store import Entry
 from harness.tracking import Run, open_experiment
 from harness.train import check
-from harness.worker import Job, train
+from harness.training.context import LocalSession
+from harness.training.trainer import Job, train
 
 
 def run(config: TrainConfig, uri: str, experiment: str, folder: Path) -> tuple[dict[str, float], float, float]:

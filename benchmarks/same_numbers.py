@@ -2,7 +2,7 @@
 
     python benchmarks/same_numbers.py > after.txt
 
-It goes through the commands alone, so it runs on any commit: the losses of 20 seeded steps of one and of two CPU workers
+It goes through the commands alone, so it runs on any commit: the losses of 20 seeded steps of one and two CPU workers
 for each mask and each lambda, and the networks that they end with; the first 12 configurations of the default search,
 one trial at a time, and what they reach; `--print_config` of every recipe. Each line is a digest of exact numbers.
 """

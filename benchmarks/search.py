@@ -23,8 +23,8 @@ from typing import Any
 import yaml
 from rich.table import Table
 
-from harness import console
-from harness.ledger import Ledger
+from harness.cli import command
+from harness.search.trial_store import Ledger
 
 CORES = os.cpu_count() or 1
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -121,16 +121,16 @@ def main() -> int:
         first_seconds = max(end for end, _, _ in ended) - start
         best = max(value for _, value, _ in ended)
         plain_best = min(end for end, value, _ in ended if value == best) - start
-        console.err.print(f"plain loop: {first_seconds:.0f} s, best {best:.3f} after {plain_best:.0f} s")
+        command.err.print(f"plain loop: {first_seconds:.0f} s, best {best:.3f} after {plain_best:.0f} s")
         ours = Run(through, Path(home) / "through")
-        console.err.print(f"harness.tune, no early stopping: {ours.seconds:.0f} s")
+        command.err.print(f"harness.tune, no early stopping: {ours.seconds:.0f} s")
         start, again = plain(through, Path(home) / "plain again")
         second_seconds = max(end for end, _, _ in again) - start
         plain_seconds = fmean((first_seconds, second_seconds))
-        console.err.print(f"plain loop again: {second_seconds:.0f} s")
+        command.err.print(f"plain loop again: {second_seconds:.0f} s")
         stopping = Run(space, Path(home) / "stopping")
         reached = stopping.reached(best)
-        console.err.print(f"harness.tune, ASHA: {stopping.seconds:.0f} s, best reached after {reached} s")
+        command.err.print(f"harness.tune, ASHA: {stopping.seconds:.0f} s, best reached after {reached} s")
         short = Run({**through, "trials": 20, "train": {**train, "steps": 1, "log_every": 1}}, Path(home) / "short")
     table = Table(title=f"{options.trials} trials of {options.steps} steps on {CORES} cores")
     for column in ("", "plain loop", "harness.tune", "ratio"):
@@ -146,12 +146,12 @@ def main() -> int:
     table.add_row("time to the end, ASHA", f"{plain_seconds:.0f} s", f"{stopping.seconds:.0f} s", "")
     table.add_row("busy core share, no early stopping", "", f"{ours.busy:.2f}", "")
     table.add_row("busy core share, ASHA", "", f"{stopping.busy:.2f}", "")
-    console.out.print(table)
+    command.out.print(table)
     gap = (max(short.ends) - sorted(short.ends)[CORES - 1]) * CORES / (len(short.ends) - CORES)
-    console.out.print(f"a trial of one step and one evaluation: {gap:.2f} s from one to the next in an actor")
-    console.out.print(f"training function in the plain loop: {fmean(seconds for _, _, seconds in ended):.1f} s a trial")
-    return console.DONE
+    command.out.print(f"a trial of one step and one evaluation: {gap:.2f} s from one to the next in an actor")
+    command.out.print(f"training function in the plain loop: {fmean(seconds for _, _, seconds in ended):.1f} s a trial")
+    return command.DONE
 
 
 if __name__ == "__main__":
-    console.run_command(main)
+    command.run_command(main)

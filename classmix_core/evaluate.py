@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from classmix_core.augment import normalise, to_float
 from classmix_core.metrics import confusion_matrix
-from classmix_core.windows import WHOLE, Views, mean_logits
+from classmix_core.sliding_window import WHOLE, Views, mean_logits
 
 
 @torch.no_grad()

@@ -21,12 +21,13 @@ from rich.progress import Progress as Bar
 import harness  # noqa: F401
 from classmix_core.data.samples import FileSamples, image_files
 from classmix_core.errors import DataError, InvalidValue
-from harness import console, sheet
-from harness.config import Parser, TrainConfig, make_parser
-from harness.console import Refused
-from harness.looks import Look, label_image
-from harness.runs import shown
-from harness.trained import Trained, fetch, load_trained
+from harness.cli import command
+from harness.cli.command import Refused
+from harness.config.train import Parser, TrainConfig, make_parser
+from harness.inference import gallery
+from harness.inference.loaded_model import Trained, fetch, load_trained
+from harness.inference.looks import Look, label_image
+from harness.run_dir import shown
 
 UNREAD = (".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff")
 """Images that are not read."""
@@ -57,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> int:
     images = find_images(Path(options.images)) if options.images is not None else {}
     trained = load(options)
     look = look_as(options, trained.config)
-    code = export(trained, Path(options.export)) if options.export else console.DONE
+    code = export(trained, Path(options.export)) if options.export else command.DONE
     return max(code, label_all(trained, images, Path(options.out), look)) if images else code
 
 
@@ -76,7 +77,7 @@ def check_options(options: Any) -> None:
     if (options.images is None) != (options.out is None):
         raise Refused("--images, --out: must be given together.")
     if options.export:
-        from harness.export import check_installed
+        from harness.inference.onnx import check_installed
 
         check_installed()
         if Path(options.export).is_dir():
@@ -87,7 +88,7 @@ def check_options(options: Any) -> None:
     images, out = Path(options.images), Path(options.out)
     if out.exists() and not out.is_dir():
         raise Refused(f"--out: must be a folder, but {out} is a file.")
-    for part in sheet.FOLDERS:
+    for part in gallery.FOLDERS:
         if images.resolve().is_relative_to((out / part).resolve()):
             raise Refused(f"--out: its {part} would be written over --images, but got {out} and {images}.")
     if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
@@ -123,7 +124,7 @@ def find_images(path: Path) -> dict[Path, Path]:
     others = sorted(file for file in root.rglob("*") if file.suffix.lower() in UNREAD) if path.is_dir() else []
     if others:
         what = f"{len(others)} file(s) left out, such as {others[0]}: JPEG, PNG and WebP are read"
-        console.err.print(f"warning: {what}", markup=False)
+        command.err.print(f"warning: {what}", markup=False)
     found: dict[Path, Path] = {}
     for file in image_files(path) if path.is_dir() else [path]:
         stem = file.relative_to(root).with_suffix("")
@@ -163,15 +164,15 @@ def look_as(options: Any, config: TrainConfig) -> Look:
 
 
 def export(trained: Trained, path: Path) -> int:
-    from harness.export import ExportError, export
+    from harness.inference.onnx import ExportError, export
 
     try:
         difference = export(trained.network, path, trained.classes.names)
     except ExportError as error:
         fail(str(error))
-        return console.FAILED
-    console.out.print(f"{shown(path.absolute())}: differs from torch by {difference:.1e}", markup=False)
-    return console.DONE
+        return command.FAILED
+    command.out.print(f"{shown(path.absolute())}: differs from torch by {difference:.1e}", markup=False)
+    return command.DONE
 
 
 def label_all(trained: Trained, images: dict[Path, Path], out: Path, look: Look) -> int:
@@ -181,23 +182,23 @@ def label_all(trained: Trained, images: dict[Path, Path], out: Path, look: Look)
     if trained.config.channels_last:
         trained.network.to(memory_format=torch.channels_last)
     make_writable(out, "--out")
-    entries: list[sheet.Entry] = []
+    entries: list[gallery.Entry] = []
     try:
         try:
             for entry in labelled(trained, images, out, look, device):
                 entries.append(entry)
         finally:  # a Ctrl-C leaves a page of what there is
             if entries:
-                page = sheet.write_page(out, entries, trained.classes)
-                console.out.print(f"{len(entries)} labelled: {shown(page.absolute())}", markup=False)
+                page = gallery.write_page(out, entries, trained.classes)
+                command.out.print(f"{len(entries)} labelled: {shown(page.absolute())}", markup=False)
     except OSError as error:
-        raise console.Failed(f"--out: there must be room for all that is written, but got: {error}.") from error
-    return console.DONE if len(entries) == len(images) else console.FAILED
+        raise command.Failed(f"--out: there must be room for all that is written, but got: {error}.") from error
+    return command.DONE if len(entries) == len(images) else command.FAILED
 
 
 def labelled(
     trained: Trained, images: dict[Path, Path], out: Path, look: Look, device: torch.device
-) -> Iterator[sheet.Entry]:
+) -> Iterator[gallery.Entry]:
     """Label and write one image after the other; one that cannot be is named and left out."""
     samples = FileSamples([path.as_posix() for path in images.values()], list(images.values()), None)
     for index, stem in enumerate(with_bar(list(images))):
@@ -211,7 +212,7 @@ def labelled(
                 raise
             fail(f"{samples.names[index]}: must fit into memory; --window or a smaller --batch helps.")
         else:
-            yield sheet.write_entry(out, samples.names[index], stem, image, label, trained.classes)
+            yield gallery.write_entry(out, samples.names[index], stem, image, label, trained.classes)
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -228,13 +229,13 @@ def with_bar(stems: list[Path]) -> Iterator[Path]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=console.err, disable=not console.err.is_terminal) as bar:
+    with Bar(*columns, console=command.err, disable=not command.err.is_terminal) as bar:
         yield from bar.track(stems)
 
 
 def fail(message: str) -> None:
-    console.err.print(f"[bold red]failed:[/] {escape(' '.join(message.split()))}")
+    command.err.print(f"[bold red]failed:[/] {escape(' '.join(message.split()))}")
 
 
 if __name__ == "__main__":
-    console.run_command(main)
+    command.run_command(main)

@@ -20,9 +20,10 @@ from rich.table import Table
 import harness  # noqa: F401
 from classmix_core.data import EVALUATED, Role, check_data
 from classmix_core.errors import DataError, InvalidValue
-from harness import console, runs
-from harness.classes import CLASSES, write_classes
-from harness.config import (
+from harness import run_dir
+from harness.cli import command
+from harness.cli.command import Refused
+from harness.config.train import (
     Parser,
     TrainConfig,
     add_train_config,
@@ -32,10 +33,10 @@ from harness.config import (
     to_yaml,
     train_config,
 )
-from harness.console import Refused
-from harness.session import Interrupted, LocalSession
-from harness.weights import load_weights_into
-from harness.worker import NETWORKS, Job, TrainingError, load_data_once, train
+from harness.inference.class_names import CLASSES, write_classes
+from harness.training.context import Interrupted, LocalSession
+from harness.training.pretrained import load_weights_into
+from harness.training.trainer import NETWORKS, Job, TrainingError, load_data_once, train
 
 EXPERIMENT = "train"
 FREE = ("data.cache", "data.cache_dir", "data.loader_workers")
@@ -64,26 +65,26 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.read(args)
     storage = Path(options.storage_path).absolute()
     if options.resume:
-        folder, record = runs.find_unfinished(storage, options.name, "train")
+        folder, record = run_dir.find_unfinished(storage, options.name, "train")
         if options.tracking_uri not in (None, record.tracking_uri):
             raise Refused(f"--tracking-uri: a resumed run keeps its own, but got {options.tracking_uri!r}.")
         config = resumed_config(folder, sys.argv[1:] if args is None else args)
         workers, gpus = resources(config, options)
-        announce = f"resuming {runs.shown(folder)}"
+        announce = f"resuming {run_dir.shown(folder)}"
     else:
         config = train_config(options.as_dict())
         workers, gpus = resources(config, options)
-        folder = runs.new_folder(storage, options.name, "train")
+        folder = run_dir.new_folder(storage, options.name, "train")
         check(config)
         record = start_run(config, folder, options.tracking_uri)
-        announce = f"training {runs.shown(folder)}"
+        announce = f"training {run_dir.shown(folder)}"
     place = f"{gpus} GPU(s)" if gpus else f"CPU, {workers} worker(s)"
-    console.out.print(
+    command.out.print(
         f"[bold]{escape(announce)}[/]  {config.data.name}, {config.model.name}, {config.steps} steps, {place}"
     )
-    resume = runs.resume_command("harness.train", folder, options.storage_path, options.address)
-    with runs.held(folder):
-        log_start(runs.reopened(record), config, folder)
+    resume = run_dir.resume_command("harness.train", folder, options.storage_path, options.address)
+    with run_dir.held(folder):
+        log_start(run_dir.reopened(record), config, folder)
         return run(config, folder, record, workers, gpus, options, resume)
 
 
@@ -94,7 +95,7 @@ def resources(config: TrainConfig, options: Any) -> tuple[int, int]:
         Refused: more GPUs than there are.
     """
     if options.address:
-        from harness.cluster import cluster_resources
+        from harness.distributed.torch_trainer import cluster_resources
 
         there, where = int(cluster_resources(options.address).get("GPU", 0)), f"the cluster at {options.address}"
         if options.wait:
@@ -136,7 +137,7 @@ def check(config: TrainConfig, roles: tuple[Role, ...] = EVALUATED) -> None:
     try:
         data = load_data_once(config.data, roles)
         learnt = ("labelled", "unlabelled") if config.ssl.unlabelled_weight > 0 else ("labelled",)
-        console.checking(check_data(data, config.data, (*learnt, *roles)))
+        command.checking(check_data(data, config.data, (*learnt, *roles)))
     except InvalidValue as error:
         raise Refused(f"data.{error.field}: {error}") from error
     try:
@@ -144,12 +145,12 @@ def check(config: TrainConfig, roles: tuple[Role, ...] = EVALUATED) -> None:
         with torch.device("cpu" if config.model.name.startswith("smp/") else "meta"):
             model = build_model(config.model, len(data.classes))
         if config.model.weights:
-            console.out.print(str(load_weights_into(model, config.model.weights)), markup=False)
+            command.out.print(str(load_weights_into(model, config.model.weights)), markup=False)
     except InvalidValue as error:
         raise Refused(f"model.{error.field}: {error}") from error
 
 
-def start_run(config: TrainConfig, folder: Path, tracking_uri: str | None) -> runs.Record:
+def start_run(config: TrainConfig, folder: Path, tracking_uri: str | None) -> run_dir.Record:
     """Make the run's folder and its MLflow run."""
     from harness import tracking
 
@@ -159,10 +160,10 @@ def start_run(config: TrainConfig, folder: Path, tracking_uri: str | None) -> ru
     (folder / "config.yaml").write_text(to_yaml(config))
     data = load_data_once(config.data)
     write_classes(folder, data)
-    runs.write_splits(folder, data)
-    repeat = f"python -m harness.train --config {runs.shown(folder / 'config.yaml')}"
+    run_dir.write_splits(folder, data)
+    repeat = f"python -m harness.train --config {run_dir.shown(folder / 'config.yaml')}"
     run = tracking.Run.create(uri, experiment, folder.name, tracking.repeated_by(repeat))
-    record = runs.Record("train", uri, experiment, run.run_id)
+    record = run_dir.Record("train", uri, experiment, run.run_id)
     record.write(folder)
     return record
 
@@ -194,7 +195,7 @@ def open_experiment(uri: str, name: str) -> str:
 
 
 def run(
-    config: TrainConfig, folder: Path, record: runs.Record, workers: int, gpus: int, options: Any, resume: str
+    config: TrainConfig, folder: Path, record: run_dir.Record, workers: int, gpus: int, options: Any, resume: str
 ) -> int:
     from harness.tracking import TROUBLES, Run
 
@@ -202,21 +203,21 @@ def run(
     log = Run(record.tracking_uri, record.run_id)
     status = "FAILED"
     try:
-        with console.TrainingDisplay(config.steps) as display:
+        with command.TrainingDisplay(config.steps) as display:
             if workers == 1 and not options.address:
                 device = torch.device("cuda", 0) if gpus else torch.device("cpu")
-                with console.StopFlag("stopping after this step; once more to stop at once") as stop:
+                with command.StopFlag("stopping after this step; once more to stop at once") as stop:
                     metrics = train(job, LocalSession(device, display.show, stop))
             else:
-                from harness.cluster import train_on_workers
+                from harness.distributed.torch_trainer import train_on_workers
 
                 metrics = train_on_workers(job, workers, gpus, options.address, options.verbose, display.show)
         publish(log, config, folder, metrics)
         status = "FINISHED"
     except (KeyboardInterrupt, Interrupted):
         status = "KILLED"
-        console.out.print(f"interrupted; go on with: {resume}", markup=False)
-        return console.INTERRUPTED
+        command.out.print(f"interrupted; go on with: {resume}", markup=False)
+        return command.INTERRUPTED
     except TrainingError as error:
         with suppress(*TROUBLES):
             log.failed(error)
@@ -225,24 +226,24 @@ def run(
         with suppress(*TROUBLES):
             log.failed(error)
         reason = str(error).strip().splitlines()[-1].removeprefix("classmix_core.errors.DataError: ")  # of a loader
-        raise console.Failed(f"{reason} Once the cause is gone, go on with: {resume}") from error
+        raise command.Failed(f"{reason} Once the cause is gone, go on with: {resume}") from error
     except BaseException as error:
-        console.err.print(f"failed; once the cause is gone, go on with: {resume}", markup=False)
+        command.err.print(f"failed; once the cause is gone, go on with: {resume}", markup=False)
         with suppress(*TROUBLES):  # which may be the error
             log.failed(error)
         raise
     finally:
         trouble = log.settle(status)
     if trouble:
-        raise console.Failed(f"MLflow does not know of the end: {trouble} Once the cause is gone, go on with: {resume}")
+        raise command.Failed(f"MLflow does not know of the end: {trouble} Once the cause is gone, go on with: {resume}")
     record.end(folder)
     show_result(metrics, folder, config.eval.network)
-    return console.DONE
+    return command.DONE
 
 
 def publish(log: Any, config: TrainConfig, folder: Path, metrics: dict[str, float]) -> None:
     """The best network into MLflow: a model of the run, and a version in the registry."""
-    from harness.registry import log_model, model_name, register
+    from harness.inference.registry import log_model, model_name, register
 
     val = load_data_once(config.data).val
     assert val is not None
@@ -256,21 +257,21 @@ def show_result(metrics: dict[str, float], folder: Path, network: str) -> None:
     table.add_column("IoU", justify="right")
     for key, value in metrics.items():
         if key.startswith("test/iou/"):
-            table.add_row(key.removeprefix("test/iou/"), console.share(value))
+            table.add_row(key.removeprefix("test/iou/"), command.share(value))
     table.add_section()
-    table.add_row("[bold]mean", f"[bold]{console.share(metrics['test/miou'])}")
-    console.out.print(table)
-    console.out.print(f"pixel accuracy {metrics['test/accuracy']:.3f}")
+    table.add_row("[bold]mean", f"[bold]{command.share(metrics['test/miou'])}")
+    command.out.print(table)
+    command.out.print(f"pixel accuracy {metrics['test/accuracy']:.3f}")
     both = Table(title="test mIoU")
     for column in ("", f"best step on val ({metrics['test/best_step']:.0f})", "last step"):
         both.add_column(column, justify="right")
     for name in NETWORKS:
-        both.add_row(name, *(console.share(metrics[f"test/{which}_{name}_miou"]) for which in ("best", "final")))
-    console.out.print(both)
-    console.out.print(
-        f"weights and splits: {runs.shown(folder)}; curves and pictures: python -m harness.ui", markup=False
+        both.add_row(name, *(command.share(metrics[f"test/{which}_{name}_miou"]) for which in ("best", "final")))
+    command.out.print(both)
+    command.out.print(
+        f"weights and splits: {run_dir.shown(folder)}; curves and pictures: python -m harness.ui", markup=False
     )
 
 
 if __name__ == "__main__":
-    console.run_command(main)
+    command.run_command(main)

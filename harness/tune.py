@@ -20,11 +20,12 @@ from rich.markup import escape
 
 import harness  # noqa: F401
 from classmix_core.errors import DataError
-from harness import console, runs
-from harness.axes import parameters, planned
-from harness.config import ConfigError, Parser, TrainConfig, flatten, make_parser, to_yaml, train_config
-from harness.console import Refused
-from harness.space import Resources, SearchConfig, read_space
+from harness import run_dir
+from harness.cli import command
+from harness.cli.command import Refused
+from harness.config.search import Resources, SearchConfig, read_space
+from harness.config.train import ConfigError, Parser, TrainConfig, flatten, make_parser, to_yaml, train_config
+from harness.search.search_space import parameters, planned
 from harness.train import add_common, check, open_experiment
 
 DESCRIPTION = "Search hyperparameters of ClassMix: every value of TrainConfig can be an axis."
@@ -57,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = build_parser().read(args)
     storage = Path(options.storage_path).absolute()
     if options.resume:
-        folder, record = runs.find_unfinished(storage, options.name, "tune")
+        folder, record = run_dir.find_unfinished(storage, options.name, "tune")
         refuse_changes(options)
         search, base = read_study(folder)
         enough(search.resources, options.address)
@@ -66,20 +67,20 @@ def main(args: Sequence[str] | None = None) -> int:
     else:
         search, base, source = new_study(options, args)
         planned(search, parameters(search, base, source), source)  # refuses what cannot be searched
-        folder = runs.new_folder(storage, options.name, "tune")
+        folder = run_dir.new_folder(storage, options.name, "tune")
         enough(search.resources, options.address)
         check(base, ("val",))
         if search.confirm.wanted:
             warn_of_test(base)
         check_metric(search.metric, base)
-    from harness.study import ray_for, run_study
+    from harness.search.study import ray_for, run_study
     from harness.tracking import default_uri  # slow to import, and nothing may be begun before it can go on
 
     uri = options.tracking_uri or default_uri()
     # a new store takes seconds: it is made while Ray starts, where Ray can no more be the reason to refuse
     sure = options.address is None and search.resources.group == 1
     try:
-        with console.Interrupts("stopping the trials") as interrupts, ThreadPoolExecutor(1) as pool:
+        with command.Interrupts("stopping the trials") as interrupts, ThreadPoolExecutor(1) as pool:
             opening = pool.submit(open_experiment, uri, folder.name) if sure and not options.resume else None
             with ray_for(search.resources, options) as room:
                 interrupts.install()
@@ -87,13 +88,13 @@ def main(args: Sequence[str] | None = None) -> int:
                 if not options.resume:
                     experiment = opening.result() if opening else open_experiment(uri, folder.name)
                     folder.mkdir(parents=True, exist_ok=True)
-                with runs.held(folder):
+                with run_dir.held(folder):
                     if not options.resume:
                         record = start_study(search, base, folder, uri, experiment)
-                    resume = runs.resume_command("harness.tune", folder, options.storage_path, options.address)
+                    resume = run_dir.resume_command("harness.tune", folder, options.storage_path, options.address)
                     return run_study(search, base, folder, record, options, resume, interrupts, room)
     except (KeyboardInterrupt, SystemExit):  # before the study began; the latter from Ray's own handler of SIGTERM
-        return console.INTERRUPTED
+        return command.INTERRUPTED
 
 
 def new_study(options: Any, args: Sequence[str] | None) -> tuple[SearchConfig, TrainConfig, Path]:
@@ -161,7 +162,7 @@ def enough(resources: Resources, address: str | None) -> None:
         there: Mapping[str, float] = {"GPU": torch.cuda.device_count(), "CPU": os.cpu_count() or 1}
         where = "this machine"
     else:
-        from harness.cluster import cluster_resources
+        from harness.distributed.torch_trainer import cluster_resources
 
         there, where = cluster_resources(address), f"the cluster at {address}"
     cpus = resources.cpus if address is None else resources.all_cpus  # a Ray of our own counts as many as needed
@@ -173,38 +174,38 @@ def enough(resources: Resources, address: str | None) -> None:
 
 def warn_of_test(base: TrainConfig) -> None:
     """The search needs no test, so it can start before that is there; better to hear of it now than in the end."""
-    from harness.worker import load_data_once
+    from harness.training.trainer import load_data_once
 
     try:
         load_data_once(base.data, ("test",))  # which opens no file
     except DataError as error:
-        console.err.print(f"[yellow]warning:[/] {escape(str(error))} The confirmation after the search will need it.")
+        command.err.print(f"[yellow]warning:[/] {escape(str(error))} The confirmation after the search will need it.")
 
 
 def check_metric(metric: str, base: TrainConfig) -> None:
-    from harness.worker import load_data_once
+    from harness.training.trainer import load_data_once
 
     known = ["val/miou", "val/accuracy", *(f"val/iou/{name}" for name in load_data_once(base.data, ("val",)).classes)]
     if metric not in known:
         raise Refused(f"metric: must be one of {', '.join(known)}, but got {metric!r}.")
 
 
-def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str, experiment: str) -> runs.Record:
+def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str, experiment: str) -> run_dir.Record:
     """Write the study's files and make the parent run in an MLflow experiment."""
     from harness import tracking
-    from harness.worker import load_data_once
+    from harness.training.trainer import load_data_once
 
     space_file, config_file = folder / "space.yaml", folder / "config.yaml"
     space_file.write_text(to_yaml(dataclasses.replace(search, train={})))
     config_file.write_text(to_yaml(base))
-    runs.write_splits(folder, load_data_once(base.data, ("val",)))
-    repeat = f"python -m harness.tune --space {runs.shown(space_file)} --train {runs.shown(config_file)}"
+    run_dir.write_splits(folder, load_data_once(base.data, ("val",)))
+    repeat = f"python -m harness.tune --space {run_dir.shown(space_file)} --train {run_dir.shown(config_file)}"
     tags = {**tracking.repeated_by(repeat), "harness.role": "search", tracking.FOLDER: str(folder)}
     run = tracking.find_run(uri, experiment, folder) or tracking.Run.create(uri, experiment, folder.name, tags)
-    record = runs.Record("tune", uri, experiment, run.run_id)
+    record = run_dir.Record("tune", uri, experiment, run.run_id)
     record.write(folder)
     return record
 
 
 if __name__ == "__main__":
-    console.run_command(main)
+    command.run_command(main)

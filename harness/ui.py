@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 import harness  # noqa: F401
-from harness import console
-from harness.config import ConfigError, make_parser
+from harness.cli import command
+from harness.config.train import ConfigError, make_parser
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -23,17 +23,17 @@ def main(args: Sequence[str] | None = None) -> int:
     from harness.tracking import default_uri
 
     uri = options.tracking_uri or default_uri()
-    console.out.print(f"http://127.0.0.1:{options.port}  over {uri}  (Ctrl-C ends it)")
+    command.out.print(f"http://127.0.0.1:{options.port}  over {uri}  (Ctrl-C ends it)")
     # one worker and no job processes: a third of the memory and start time of the default
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     words = ["server", "--host", "127.0.0.1", "--port", str(options.port), "--workers", "1", "--backend-store-uri", uri]
     server = subprocess.Popen([sys.executable, "-m", "mlflow", *words], env=environment)
     try:
-        return console.DONE if server.wait() == 0 else console.FAILED
+        return command.DONE if server.wait() == 0 else command.FAILED
     finally:
         server.terminate()
         server.wait()
 
 
 if __name__ == "__main__":
-    console.run_command(main)
+    command.run_command(main)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torchvision.io import write_jpeg, write_png
 
-from classmix_core.data import camvid, cityscapes, voc
+from classmix_core.data.datasets import camvid, cityscapes, voc
 
 GREY, RGB, PALETTE = 0, 2, 3
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from classmix_core.augment import MEAN, STD
 from classmix_core.errors import InvalidValue, require
 from classmix_core.models.deeplabv2 import DILATIONS, DeepLabV2
-from classmix_core.models.norm import BatchNormMode, freeze_batch_norm_
+from classmix_core.models.frozen_norm import BatchNormMode, freeze_batch_norm_
 from classmix_core.models.unet import UNet
 
 OWN = ("unet", "deeplabv2")

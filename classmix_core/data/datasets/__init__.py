@@ -1,0 +1,1 @@
+"""One module a data set; each exports `load(root, config, roles)`."""

@@ -1,0 +1,166 @@
+"""Search-space YAML: what is searched over, and how.
+
+metric: val/miou            mode: max
+trials: 16                  seed: 0
+sampler: tpe                # or random, or grid
+early_stopping: {grace_steps: 100, reduction_factor: 2}     # or null
+budget_minutes: null                                       # stop searching after so long
+confirm: {top: 3, seeds: 3}                                # rerun the best, scored on test
+resources: {cpus: 1, gpus: 0, workers: 1}                  # of each trial; gpus may be a fraction
+train: {steps: 500}                                        # TrainConfig that all trials share
+start:                                                     # tried first
+  - {ssl.tau: 0.968, optim.lr: 0.1}
+space:
+  ssl.tau: {low: 0.5, high: 0.99}                          # scale: linear, log or log_complement
+  optim.lr: {low: 0.005, high: 0.2, scale: log}
+  ssl.mix: {values: [class, cut]}
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from classmix_core.errors import require
+from harness.config.train import ConfigError, from_mapping, make_parser
+
+TRIALS = 16
+"""Of a search whose file does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """Tune's ASHA: at growing numbers of steps, only the best share of the trials goes on."""
+
+    grace_steps: int = 100
+    """Steps that every trial gets."""
+    reduction_factor: int = 2
+    """One in so many goes on at each rung, and the next rung is so many times further, at least 2."""
+
+    def __post_init__(self) -> None:
+        require(self.grace_steps >= 1, "grace_steps", "grace_steps >= 1", self.grace_steps)
+        require(self.reduction_factor >= 2, "reduction_factor", "reduction_factor >= 2", self.reduction_factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirm:
+    """What follows a search: its best and its start points at full length, from new seeds, scored on test."""
+
+    top: int = 3
+    """How many of the best, besides the start points; 0: no confirmation."""
+    seeds: int = 3
+    """Seeds of each: train.seed + 1, + 2 and so on; 0: no confirmation."""
+
+    def __post_init__(self) -> None:
+        require(self.top >= 0, "top", "top >= 0", self.top)
+        require(self.seeds >= 0, "seeds", "seeds >= 0", self.seeds)
+
+    @property
+    def wanted(self) -> bool:
+        return self.top > 0 and self.seeds > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What each trial gets."""
+
+    cpus: int = 1
+    """Cores, for each worker."""
+    gpus: float = 0
+    """GPUs: a fraction of one (0.25 runs four trials on a GPU), or a whole number, one for each worker."""
+    workers: int | None = None
+    """Data parallel workers of a trial. Unset: one a GPU, or one on CPU."""
+
+    def __post_init__(self) -> None:
+        require(self.cpus >= 1, "cpus", "cpus >= 1", self.cpus)
+        valid = 0 <= self.gpus <= 1 or self.gpus == int(self.gpus) > 1
+        require(valid, "gpus", "gpus is a share in [0, 1] of a GPU or a whole number of them", self.gpus)
+        require(self.workers is None or self.workers >= 1, "workers", "workers >= 1", self.workers)
+        if self.gpus and self.workers is not None:
+            rule = f"workers == gpus ({self.gpus:g}), one on each, or 1 on a share of one"
+            require(self.workers == max(1, self.gpus), "workers", rule, self.workers)
+
+    @property
+    def group(self) -> int:
+        """Workers of a trial."""
+        return self.workers or max(1, int(self.gpus))
+
+    @property
+    def all_cpus(self) -> int:
+        """Cores of a trial."""
+        return self.cpus * self.group
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """A search."""
+
+    metric: str = "val/miou"
+    """What is sought, at the last step of a trial; any metric of val."""
+    mode: Literal["max", "min"] = "max"
+    """Whether more or less of it is better."""
+    trials: int | None = None
+    """How many configurations are tried. Unset: 16; with sampler grid all of the grid, and no other number."""
+    seed: int = 0
+    """Seed of the sampler. (All trials train with `train.seed`.)"""
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """Optuna's tree-structured Parzen estimator, uniform sampling, or every combination of the axes' values."""
+    early_stopping: EarlyStopping | None = field(default_factory=EarlyStopping)
+    """ASHA's settings; null lets every trial run to its end."""
+    budget_minutes: float | None = None
+    """After so long no trial starts, and each that runs stops at its next evaluation; the confirmation comes on top."""
+    confirm: Confirm = field(default_factory=Confirm)
+    resources: Resources = field(default_factory=Resources)
+    train: dict[str, Any] = field(default_factory=dict)
+    """TrainConfig that all trials share, as in a run configuration."""
+    start: list[dict[str, Any]] = field(default_factory=list)
+    """Points tried first; each gives every key of `space`."""
+    space: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Dotted key of TrainConfig to {low, high, scale} or {values}. With `seed` as an axis, results are mean +- std."""
+
+    def __post_init__(self) -> None:
+        require(self.metric.startswith("val/"), "metric", "metric is one of val (test is for reporting)", self.metric)
+        require(self.trials is None or self.trials >= 1, "trials", "trials >= 1", self.trials)
+        budget = self.budget_minutes
+        require(budget is None or budget > 0, "budget_minutes", "budget_minutes > 0", budget)
+        require(bool(self.space), "space", "space names at least one key", self.space)
+        rule = (
+            "seed is an axis of a full grid alone (sampler: grid, early_stopping: null), or its means compare unequals"
+        )
+        full = self.sampler == "grid" and self.early_stopping is None
+        require(full or "seed" not in self.space, "space", rule, self.sampler)
+        rule = "confirm is {top: 0} where seed is an axis of space (it repeats each point already)"
+        require(not (self.confirm.wanted and "seed" in self.space), "confirm", rule, self.confirm)
+
+    @property
+    def sign(self) -> int:
+        """1 where more of the metric is better, else -1."""
+        return 1 if self.mode == "max" else -1
+
+
+def read_space(path: Path) -> SearchConfig:
+    """Read a search-space file.
+
+    Raises:
+        ConfigError: no such file, an unknown key, a wrong type, a broken rule.
+    """
+    if not path.is_file():
+        raise ConfigError(f"--space: must be an existing file, but got {str(path)!r}.")
+    parser = make_parser("space", "")
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(SearchConfig, None)
+    try:
+        return search_config(parser.read([f"--config={path}"]).as_dict())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def search_config(values: Mapping[str, Any]) -> SearchConfig:
+    known = {item.name for item in dataclasses.fields(SearchConfig)}
+    chosen = {key: value for key, value in values.items() if key in known}
+    if isinstance(chosen.get("early_stopping"), EarlyStopping):
+        chosen["early_stopping"] = dataclasses.asdict(chosen["early_stopping"])
+    given = [dict(point) for point in chosen.pop("start", [])]
+    start = [point for number, point in enumerate(given) if point not in given[:number]]
+    return dataclasses.replace(from_mapping(SearchConfig, chosen), start=start)

@@ -1,0 +1,248 @@
+"""TrainConfig: the core's configurations and the settings of a run; from YAML and flags to frozen dataclasses."""
+
+import argparse
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args
+
+import jsonargparse
+import yaml
+
+from classmix_core.classmix import ClassMixConfig
+from classmix_core.data import DataConfig
+from classmix_core.errors import InvalidValue, require
+from classmix_core.models import ModelConfig
+from classmix_core.optim import OptimConfig
+from classmix_core.sliding_window import Views
+from harness.training.pretrained import absolute_source
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Evaluation on val and test."""
+
+    network: Literal["student", "teacher"] = "student"
+    """Whose predictions count."""
+    resize_labels: bool = True
+    """Compare at `data.resize` (the paper's protocol); off: logits are resized to the labels' own size."""
+    batch: int = 16
+    """Images, or windows of one image, a forward pass."""
+    window: tuple[int, int] | None = None
+    """Height and width of windows that slide over each image, so that images of any size fit into memory. Unset: the
+    whole image at once."""
+    stride: tuple[int, int] | None = None
+    """Steps down and right from window to window. Unset: 2/3 of the window."""
+    flip: bool = False
+    """Average the logits with those of the mirrored image, at twice the cost."""
+    scales: tuple[float, ...] = (1.0,)
+    """Average the logits over the image resized by these factors."""
+
+    def __post_init__(self) -> None:
+        self.views()  # which checks its fields
+
+    def views(self) -> Views:
+        """How each image is looked at.
+
+        Raises:
+            InvalidValue: a field breaks a rule.
+        """
+        return Views(window=self.window, stride=self.stride, batch=self.batch, flip=self.flip, scales=self.scales)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    seed: int = 0
+    """Seed of weights, sampling and augmentation, at least 0."""
+    steps: int = 500
+    """Optimiser steps."""
+    eval_every: int = 50
+    """Steps between evaluations on val; the last step is evaluated always."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints. Unset: one at each evaluation."""
+    log_every: int = 10
+    """Steps between two entries of the training curves, which are means over these steps."""
+    gpus: int | None = None
+    """GPUs to train on, one worker each. Unset: all that the machine has; 0: CPU."""
+    workers: int | None = None
+    """Data parallel workers, each with its own batch. Unset: one a GPU, or one on CPU."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the networks under autocast."""
+    channels_last: bool = False
+    """Memory format of the networks; faster for convolutions on GPUs."""
+    compile: bool = False
+    """torch.compile the networks."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    ssl: ClassMixConfig = field(default_factory=ClassMixConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed", "seed >= 0", self.seed)
+        for name in ("steps", "eval_every", "log_every"):
+            value = getattr(self, name)
+            require(value >= 1, name, f"{name} >= 1", value)
+        for name in ("checkpoint_every", "workers"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, f"{name} >= 1", value)
+        require(self.gpus is None or self.gpus >= 0, "gpus", "gpus >= 0", self.gpus)
+        rule = "optim.lr_scales == uniform unless model.name == deeplabv2"
+        fits = self.optim.lr_scales == "uniform" or self.model.name == "deeplabv2"
+        require(fits, "optim.lr_scales", rule, self.optim.lr_scales)
+        if self.gpus and self.workers is not None:
+            require(self.workers == self.gpus, "workers", f"workers == gpus ({self.gpus}), one on each", self.workers)
+
+
+class ConfigError(ValueError):
+    """Refused input: the message is one line with the key or file, the rule and the value."""
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """jsonargparse, but for errors: ConfigError with one line and the nearest key there is."""
+
+    def read(self, args: Sequence[str] | None = None) -> jsonargparse.Namespace:
+        """Parse the command line (or a list of its words).
+
+        Raises:
+            ConfigError: an unknown key, a value of a wrong type, an unreadable file.
+        """
+        try:
+            return self.parse_args(args)
+        except (argparse.ArgumentError, yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+            line = " ".join(str(error).split())
+            line = re.sub(
+                r"Does not validate .*Subtypes: (\[.*?\]) Errors: .*Given value: ",
+                r"Expected one of \1. Got value: ",
+                line,
+            )
+            if re.match("Option|Group|Problems", line):  # they come from a file, which is not named
+                line = f"{config_file(args)}: {line}"
+            unknown = re.search(r"[Oo]ption '(.+?)'|unrecognized arguments: -*([^\s=]+)", line)
+            known = [action.dest for action in self._actions]
+            nearest = difflib.get_close_matches(unknown[1] or unknown[2], known, 1, 0.5) if unknown else []
+            raise ConfigError(line + (f" (nearest key: {nearest[0]})" if nearest else "")) from error
+
+
+def make_parser(command: str, description: str) -> Parser:
+    return Parser(prog=command, description=description, exit_on_error=False, allow_abbrev=False)
+
+
+def config_file(args: Sequence[str] | None) -> str:
+    """The last file named by --config."""
+    words = " ".join(sys.argv[1:] if args is None else args).replace("=", " ").split()
+    return next((after for word, after in reversed(list(pairwise(words))) if word == "--config"), "command line")
+
+
+def from_mapping(config_class: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """Build a configuration out of nested, type-checked mappings.
+
+    Raises:
+        ConfigError: a value breaks a rule; the message starts with the key's full path.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.')}: must be a mapping of keys to values, but got {values!r}.")
+    arguments = {}
+    for item in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        if item.name not in values:
+            continue
+        value = values[item.name]
+        absent = value is None and NoneType in get_args(item.type)
+        if dataclasses.is_dataclass(default := item_default(item)) and not absent:
+            value = from_mapping(type(default), value, f"{prefix}{item.name}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        arguments[item.name] = value
+    try:
+        return config_class(**arguments)
+    except InvalidValue as error:
+        raise ConfigError(f"{prefix}{error.field}: {error}") from error
+
+
+def item_default(item: dataclasses.Field[Any]) -> object:
+    return item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+
+
+def flatten(config: object, prefix: str = "") -> dict[str, Any]:
+    """A configuration's values by dotted key."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{item.name}.")
+        else:
+            flat[f"{prefix}{item.name}"] = value
+    return flat
+
+
+def to_yaml(config: object) -> str:
+    """A configuration as YAML that `--config` reads back."""
+    return yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False)  # type: ignore[call-overload]
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, all the way down: what safe YAML can write."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def add_train_config(parser: Parser) -> None:
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys below.")
+    parser.add_class_arguments(TrainConfig, None)
+
+
+def train_config(values: Mapping[str, Any]) -> TrainConfig:
+    """The TrainConfig among the values of a parsed command line, its paths absolute: workers may run elsewhere.
+
+    Raises:
+        ConfigError: see `from_mapping`.
+    """
+    config = from_mapping(TrainConfig, values)
+    root, split_file, cache_dir = map(absolute, (config.data.root, config.data.split_file, config.data.cache_dir))
+    data = dataclasses.replace(config.data, root=root, split_file=split_file, cache_dir=cache_dir)
+    model = dataclasses.replace(config.model, weights=absolute_source(config.model.weights))
+    return dataclasses.replace(config, data=data, model=model)
+
+
+def absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a run configuration.
+
+    Raises:
+        ConfigError: as `Parser.read` and `from_mapping`.
+    """
+    parser = make_parser("config", "")
+    add_train_config(parser)
+    return train_config(parser.read([f"--config={path}"]).as_dict())
+
+
+def override(config: T, values: Mapping[str, Any]) -> T:
+    """The configuration with values by dotted key replaced.
+
+    Raises:
+        ConfigError: a value breaks a rule.
+    """
+    nested = dataclasses.asdict(config)  # type: ignore[call-overload]
+    for key, value in values.items():
+        *path, last = key.split(".")
+        target = nested
+        for name in path:
+            target = target[name]
+        target[last] = value
+    return from_mapping(type(config), nested)

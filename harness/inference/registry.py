@@ -1,0 +1,123 @@
+"""The best network of a run as an MLflow model: safetensors and code, a signature, a version in the registry."""
+
+import logging
+import math
+import re
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.models import ModelSignature
+from mlflow.pyfunc import save_model
+from mlflow.types import Schema, TensorSpec
+
+from classmix_core.data import DataConfig
+from classmix_core.data.samples import Samples
+from harness.inference.class_names import CLASSES
+from harness.tracking import MlflowClient, MlflowException, Run
+from harness.training import checkpoint
+
+MODEL = "model"
+"""Folder of a run's artefacts."""
+CHAMPION = "champion"
+"""Alias of the version that did best on val."""
+VAL = "val_miou"
+UNFIT = re.compile(r"""[/:'"%]""")
+"""In a name, as MLflow's registry or its queries take them."""
+IMPORTED = (
+    "mlflow",
+    "torch",
+    "torchvision",
+    "numpy",
+    "jsonargparse[signatures]",
+    "pillow",
+    "pyyaml",
+    "rich",
+    "safetensors",
+)
+"""By pyfunc_model.py and what it imports."""
+
+SIGNATURE = ModelSignature(
+    Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+    Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
+)
+
+
+def log_model(run: Run, folder: Path, val: Samples, smp: bool) -> None:
+    """Log the network of a run folder; images of val serve as the input example.
+
+    Args:
+        folder: with config.yaml, classes.json and best.safetensors.
+        smp: whether it is one of segmentation_models_pytorch's.
+    """
+    package = Path(__file__).parents[1]
+    with TemporaryDirectory() as home, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        save_model(
+            f"{home}/{MODEL}",
+            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+            artifacts={
+                "config": str(folder / "config.yaml"),
+                "classes": str(folder / CLASSES),
+                "weights": str(folder / checkpoint.BEST),
+            },
+            code_paths=[str(package), str(package.parent / "classmix_core")],
+            pip_requirements=requirements(smp),
+            signature=SIGNATURE,
+            input_example=example(val),
+        )
+        run.folder(Path(home) / MODEL, MODEL)
+
+
+def requirements(smp: bool) -> list[str]:
+    """What the code that goes with the model imports, as installed here; the project itself is on no index."""
+    names = [*IMPORTED, *(["segmentation-models-pytorch", "timm"] if smp else [])]
+    return [f"{name}=={version(name.split('[')[0])}" for name in names]
+
+
+def model_name(config: DataConfig) -> str:
+    """Under which a network is registered: one name a data set, so that champions compete over one thing."""
+    name = f"folder-{Path(config.root).name}" if config.name == "folder" and config.root else config.name
+    return f"classmix-{UNFIT.sub('_', name)}"
+
+
+def example(val: Samples) -> np.ndarray:
+    """Two small images, uint8 (2, H, W, 3): corners of the first ones."""
+    images = [val.image(index % len(val.names))[:, :48, :64] for index in range(2)]
+    height, width = (min(image.shape[axis] for image in images) for axis in (1, 2))
+    return np.stack([image[:, :height, :width].permute(1, 2, 0).numpy() for image in images])
+
+
+def register(run: Run, name: str, val_miou: float) -> ModelVersion:
+    """A version of the registered model `name`, one a run; the champion if none did better on val."""
+    client = run.client
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"{client.get_run(run.run_id).info.artifact_uri}/{MODEL}"
+    known = client.search_model_versions(f"name='{name}' and run_id='{run.run_id}'")  # if it was killed after it
+    made = known[0] if known else client.create_model_version(name, source, run.run_id, tags={VAL: repr(val_miou)})
+    if worth(val_miou) >= champion_score(client, name):
+        client.set_registered_model_alias(name, CHAMPION, made.version)
+    return made
+
+
+def worth(val_miou: float) -> float:
+    """Where no pixel of val is labelled, mIoU is NaN: less than anything."""
+    return float("-inf") if math.isnan(val_miou) else val_miou
+
+
+def champion_score(client: MlflowClient, name: str) -> float:
+    """The champion's mIoU on val; below all if there is none."""
+    try:
+        return worth(float(client.get_model_version_by_alias(name, CHAMPION).tags.get(VAL, "-inf")))
+    except MlflowException as error:
+        if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):  # there is none yet
+            raise
+        return float("-inf")

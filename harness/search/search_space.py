@@ -1,0 +1,171 @@
+"""The axes of a search: which key, over which values, drawn how."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from harness.config.search import TRIALS, SearchConfig
+from harness.config.train import ConfigError, TrainConfig, add_train_config, flatten, make_parser, plain, train_config
+
+Scale = Literal["linear", "log", "log_complement"]
+COMPLEMENT = "1 - "
+"""Prefix of the name under which the sampler sees a log_complement parameter: it draws 1 - x on a log scale."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One axis of the search: a dotted key, and how it is drawn."""
+
+    key: str
+    name: str
+    """What the sampler calls it."""
+    distribution: BaseDistribution
+
+    def encode(self, value: Any) -> Any:
+        """A value as the sampler's; one that lies on a bound stays there in spite of rounding."""
+        if self.name == self.key:
+            return value
+        assert isinstance(self.distribution, FloatDistribution)
+        return min(max(1 - value, self.distribution.low), self.distribution.high)
+
+    def decode(self, drawn: Any) -> Any:
+        return 1 - drawn if self.name != self.key else drawn
+
+
+def parameters(search: SearchConfig, base: TrainConfig, source: Path) -> list[Parameter]:
+    """The axes of a search over `base`.
+
+    Raises:
+        ConfigError: a key that TrainConfig has not, low >= high, a bound or value that the key's own rule refuses, a
+            start point that lacks a key or lies outside.
+    """
+    known = flatten(base)
+    found = []
+    for key, spec in search.space.items():
+        where = f"{source}: space.{key}"
+        if key not in known:
+            raise ConfigError(f"{where}: must be a key of TrainConfig, such as ssl.tau, but got {key!r}.")
+        if key in ("gpus", "workers"):
+            raise ConfigError(f"{where}: what a trial runs on is set by resources, but got {key!r} as an axis.")
+        parameter = read_parameter(key, spec, known[key], where)
+        for value in bounds(spec):
+            check_value(base, key, value, where)
+        found.append(parameter)
+    for number, point in enumerate(search.start):
+        check_start(point, found, f"{source}: start[{number}]")
+    return found
+
+
+def bounds(spec: Mapping[str, Any]) -> Sequence[Any]:
+    return spec["values"] if "values" in spec else (spec["low"], spec["high"])
+
+
+def read_parameter(key: str, spec: Any, default: Any, where: str) -> Parameter:
+    names = set(spec) if isinstance(spec, dict) else set()
+    if names == {"values"}:
+        values = spec["values"]
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"{where}.values: must be a list of at least one value, but got {values!r}.")
+        if not all(value is None or isinstance(value, str | int | float) for value in values):
+            raise ConfigError(f"{where}.values: must be plain values, no lists or mappings, but got {values!r}.")
+        return Parameter(key, key, CategoricalDistribution(values))
+    if not {"low", "high"} <= names <= {"low", "high", "scale"}:
+        raise ConfigError(f"{where}: must be {{low, high, scale}} or {{values}}, but got {spec!r}.")
+    low, high, scale = spec["low"], spec["high"], spec.get("scale", "linear")
+    for name in ("low", "high"):
+        number = isinstance(spec[name], int | float) and not isinstance(spec[name], bool)
+        if not number or not math.isfinite(spec[name]):
+            raise ConfigError(f"{where}.{name}: must be a finite number, but got {spec[name]!r}.")
+    if scale not in get_args(Scale):
+        raise ConfigError(f"{where}.scale: must be linear, log or log_complement, but got {scale!r}.")
+    if not low < high:
+        raise ConfigError(f"{where}: `low < high` must hold, but got low={low}, high={high}.")
+    if scale == "log" and low <= 0:
+        raise ConfigError(f"{where}.low: `low > 0` must hold for scale: log, but got {low}.")
+    if scale == "log_complement" and high >= 1:
+        raise ConfigError(f"{where}.high: `high < 1` must hold for scale: log_complement, but got {high}.")
+    if scale == "log_complement":
+        return Parameter(key, COMPLEMENT + key, FloatDistribution(1 - high, 1 - low, log=True))
+    if isinstance(low, int) and isinstance(high, int) and not isinstance(default, float):
+        return Parameter(key, key, IntDistribution(low, high, log=scale == "log"))
+    return Parameter(key, key, FloatDistribution(low, high, log=scale == "log"))
+
+
+def check_value(base: TrainConfig, key: str, value: Any, where: str) -> None:
+    """Whether TrainConfig takes the value: its type, by the parser, and its rule."""
+    parser = make_parser("space", "")
+    add_train_config(parser)
+    try:
+        words = [f"--{key}={yaml.safe_dump(plain(value), default_flow_style=True).splitlines()[0]}"]
+        typed = parser.read(words).as_dict()
+        own_defaults = {name: typed[name] for name in typed if name == key.split(".")[0]}
+        train_config(merge(dataclasses.asdict(base), own_defaults, key))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def merge(values: dict[str, Any], typed: dict[str, Any], key: str) -> dict[str, Any]:
+    """`values` with the one key taken from `typed`."""
+    *path, last = key.split(".")
+    target, source = values, typed
+    for name in path:
+        target, source = target[name], source[name]
+    target[last] = source[last]
+    return values
+
+
+def check_start(point: Mapping[str, Any], axes: Sequence[Parameter], where: str) -> None:
+    keys = {axis.key for axis in axes}
+    if set(point) != keys:
+        wrong = sorted(set(point) ^ keys)
+        raise ConfigError(f"{where}: must give just the keys of space, but differs in {', '.join(wrong)}.")
+    for axis in axes:
+        value = point[axis.key]
+        distribution = axis.distribution
+        if isinstance(distribution, CategoricalDistribution):
+            inside = value in distribution.choices
+        else:
+            low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
+            numeric = isinstance(value, int | float) and not isinstance(value, bool)
+            inside = numeric and low - 1e-12 <= axis.encode(value) <= high + 1e-12
+            inside = inside and (isinstance(value, int) or not isinstance(distribution, IntDistribution))
+        if not inside:
+            raise ConfigError(f"{where}.{axis.key}: must lie in the space of {axis.key}, but got {value!r}.")
+
+
+def planned(search: SearchConfig, axes: Sequence[Parameter], source: Path) -> tuple[int, list[dict[str, Any]]]:
+    """How many trials a search has, and the points that are tried first: of a grid, all.
+
+    Raises:
+        ConfigError: a grid over an axis that is a range, or with a number of trials.
+    """
+    if search.sampler != "grid":
+        return search.trials or TRIALS, search.start[: search.trials]
+    for axis in axes:
+        if not isinstance(axis.distribution, CategoricalDistribution):
+            spec = search.space[axis.key]
+            raise ConfigError(f"{source}: space.{axis.key}: must be {{values}} for sampler: grid, but got {spec!r}.")
+    values = [list(dict.fromkeys(search.space[axis.key]["values"])) for axis in axes]
+    grid = [dict(zip(search.space, point, strict=True)) for point in itertools.product(*values)]
+    points = search.start + [point for point in grid if point not in search.start]
+    if search.trials not in (None, len(points)):
+        rule = f"trials must be left out: a grid tries each of its {len(points)} points once"
+        raise ConfigError(f"{source}: trials: {rule}, but got {search.trials}.")
+    return len(points), points
+
+
+def encode(axes: Sequence[Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted key as the sampler's."""
+    return {axis.name: axis.encode(values[axis.key]) for axis in axes}
+
+
+def decode(axes: Sequence[Parameter], drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampler's values by dotted key."""
+    return {axis.key: axis.decode(drawn[axis.name]) for axis in axes}

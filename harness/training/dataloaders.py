@@ -1,0 +1,38 @@
+"""The batches of a run, for each of its workers, from any step on."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from classmix_core.classmix import Batch
+from classmix_core.data import Data, DataConfig
+from classmix_core.data.loader import TrainingSet, training_batches
+from classmix_core.data.samples import Samples
+from harness.config.train import TrainConfig
+from harness.training.context import Session
+
+
+def training_set(config: DataConfig, samples: Samples, labels: bool, seed: int) -> TrainingSet:
+    return TrainingSet(samples, labels=labels, resize=config.resize, crop=config.crop, seed=seed, scale=config.scale)
+
+
+def feed(config: TrainConfig, data: Data, session: Session, first_step: int) -> Iterator[Batch]:
+    """Endless; without unlabelled images where they have no weight."""
+
+    def stream(samples: Samples, labels: bool, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return training_batches(
+            training_set(config.data, samples, labels, seed),
+            batch,
+            seed=seed,
+            rank=session.rank,
+            world_size=session.world_size,
+            first_step=first_step,
+            loader_workers=config.data.loader_workers,
+            device=session.device,
+        )
+
+    labelled = stream(data.labelled, True, config.data.batch_labelled, 2 * config.seed)
+    if config.ssl.unlabelled_weight == 0:
+        return (Batch(*batch) for batch in labelled)
+    unlabelled = stream(data.unlabelled, False, config.data.batch_unlabelled, 2 * config.seed + 1)
+    return (Batch(*pair[0], *pair[1]) for pair in zip(labelled, unlabelled, strict=True))

@@ -1,0 +1,65 @@
+"""What networks score on val and test, over all workers, and what is logged of it."""
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from classmix_core.data import Data
+from classmix_core.data.loader import evaluation_batches
+from classmix_core.data.samples import Samples
+from classmix_core.evaluate import evaluate
+from classmix_core.metrics import class_iou, mean_iou, pixel_accuracy
+from harness.config.train import TrainConfig
+from harness.tracking import Run
+from harness.training.context import Interrupted, Session
+from harness.training.figures import confusion_figure
+
+T = TypeVar("T")
+
+
+class Scores:
+    """Evaluation as a run's configuration says, shared by the workers of a session."""
+
+    def __init__(self, config: TrainConfig, data: Data, session: Session) -> None:
+        self.config, self.data, self.session = config, data, session
+
+    def count(self, samples: Samples | None, network: nn.Module) -> Tensor:
+        """The confusion matrix over all workers; the network is left in evaluation mode.
+
+        Raises:
+            Interrupted: `session.stopping` said so.
+        """
+        assert samples is not None, "a role that this job may not see"
+        config, session = self.config, self.session
+        batches = evaluation_batches(
+            samples,
+            config.eval.batch,
+            resize=config.data.resize,
+            resize_labels=config.eval.resize_labels,
+            rank=session.rank,
+            world_size=session.world_size,
+        )
+        classes, views = len(self.data.classes), config.eval.views()
+        matrix = evaluate(network, self.until_stopped(batches), classes, session.device, config.precision, views=views)
+        return (session.mean(matrix.double()) * session.world_size).round().long()
+
+    def until_stopped(self, batches: Iterator[T]) -> Iterator[T]:
+        for batch in batches:
+            if self.session.stopping():
+                raise Interrupted
+            yield batch
+
+    def named(self, role: str, matrix: Tensor) -> dict[str, float]:
+        """The metrics of a role, by name."""
+        values = {f"{role}/miou": mean_iou(matrix), f"{role}/accuracy": pixel_accuracy(matrix)}
+        ious = class_iou(matrix).tolist()
+        return values | {f"{role}/iou/{name}": iou for name, iou in zip(self.data.classes, ious, strict=True)}
+
+    def log(self, run: Run, role: str, matrix: Tensor) -> None:
+        """The table of classes and the confusion matrix."""
+        classes = self.data.classes
+        share = (matrix.sum(1).double() / matrix.sum()).tolist()
+        table = {"class": classes, "iou": class_iou(matrix).tolist(), "share_of_pixels": share}
+        run.table(f"{role}/classes.json", table)
+        run.figure(f"{role}/confusion_matrix.png", confusion_figure(matrix, classes))

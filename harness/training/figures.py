@@ -1,0 +1,76 @@
+"""What a person looks at: panels of a mix, of predictions, and the confusion matrix."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from classmix_core.classmix import Mixed
+from classmix_core.mixing import IGNORE
+
+Palette = tuple[tuple[int, int, int], ...]
+MIN_HEIGHT = 120
+
+
+def colour_labels(label_BHW: Tensor, palette: Palette) -> Tensor:
+    """Labels as uint8 RGB (B, 3, H, W); IGNORE is black."""
+    table = torch.zeros(256, 3, dtype=torch.uint8)
+    table[: len(palette)] = torch.tensor(palette, dtype=torch.uint8)
+    table[IGNORE] = 0
+    return table[label_BHW.cpu().long()].permute(0, 3, 1, 2)
+
+
+def overlay(image_CHW: Tensor, label_HW: Tensor, palette: Palette) -> Tensor:
+    """The classes' colours half over a uint8 RGB image: uint8 (3, H, W)."""
+    colours = colour_labels(label_HW[None], palette)[0]
+    return ((image_CHW.short() + colours) // 2).byte()
+
+
+def grid(columns: list[Tensor]) -> Tensor:
+    """uint8 images (B, 3, H, W), one column each, as one image (3, H', W'); small ones are magnified whole times."""
+    rows_BNCHW = torch.stack([column.cpu() for column in columns], 1)
+    zoom = max(1, round(MIN_HEIGHT / rows_BNCHW.shape[-2]))
+    tiles = F.interpolate(rows_BNCHW.flatten(0, 1).float(), scale_factor=zoom)
+    from torchvision.utils import make_grid  # a second, which a command that draws none need not wait
+
+    return make_grid(tiles, nrow=len(columns), padding=4, pad_value=255).byte()
+
+
+def to_bytes(image_BCHW: Tensor) -> Tensor:
+    """Float 0..1 to uint8."""
+    return (image_BCHW * 255).round().clamp(0, 255).byte()
+
+
+def mix_panel(mixed: Mixed, palette: Palette, rows: int = 4) -> Tensor:
+    """A, B, mask, mix and pseudo-label side by side, an image a row: uint8 (3, H', W')."""
+    mask = (mixed.mask_UHW[:rows, None] * 255).byte().expand(-1, 3, -1, -1)
+    pictures = [to_bytes(image[:rows]) for image in (mixed.source_UCHW, mixed.target_UCHW, mixed.image_UCHW)]
+    return grid([*pictures[:2], mask, pictures[2], colour_labels(mixed.pseudo_label_UHW[:rows], palette)])
+
+
+def prediction_panel(image_BCHW: Tensor, truth_BHW: Tensor, prediction_BHW: Tensor, palette: Palette) -> Tensor:
+    """Image, truth and prediction side by side: uint8 (3, H', W')."""
+    return grid([image_BCHW, colour_labels(truth_BHW, palette), colour_labels(prediction_BHW, palette)])
+
+
+def confusion_figure(matrix_KK: Tensor, classes: tuple[str, ...]) -> Any:
+    """The confusion matrix, each row as shares of the true class, as a matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    share = matrix_KK.double() / matrix_KK.sum(1, keepdim=True).clamp(min=1)
+    side = 2.5 + 0.5 * len(classes)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(share.cpu().numpy(), cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(classes))
+    axes.set_xticks(ticks, classes, rotation=45, ha="right")
+    axes.set_yticks(ticks, classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    for row in ticks:
+        for column in ticks:
+            value = float(share[row, column])
+            colour = "white" if value > 0.5 else "black"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+    return figure

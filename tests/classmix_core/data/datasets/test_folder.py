@@ -1,0 +1,95 @@
+"""Your own photographs, as a miniature."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from classmix_core.data.datasets import folder
+from classmix_core.errors import DataError
+from classmix_core.mixing import IGNORE
+from tests.conftest import add_part
+
+UNLABELLED = ["images/a/photo 04.jpg", "images/a/photo 07.jpg"]
+
+
+def test_classes_are_the_lines_of_the_file_without_blank_ones(folder_root: Path) -> None:
+    assert folder.read_classes(folder_root) == ("grass", "rock", "water")
+
+
+def test_labelled_are_the_images_with_a_label_and_unlabelled_the_others_and_those_of_their_own_folder(
+    folder_root: Path,
+) -> None:
+    labelled, unlabelled = folder.load_labelled(folder_root, IGNORE), folder.load_unlabelled(folder_root)
+    everything = [f"images/a/photo {index:02}.jpg" for index in range(12)]
+    assert list(labelled.names) == [name for name in everything if name not in UNLABELLED]
+    assert list(unlabelled.names) == [*UNLABELLED, *(f"unlabelled/extra{index}.png" for index in range(3))]
+    assert unlabelled.label_paths is None
+
+
+def test_the_folder_of_unlabelled_images_may_be_missing(folder_root: Path) -> None:
+    (folder_root / "unlabelled").rename(folder_root / "elsewhere")
+    assert list(folder.load_unlabelled(folder_root).names) == UNLABELLED
+
+
+def test_the_ignore_value_of_the_files_becomes_ignore(folder_root: Path) -> None:
+    kept, ignored = (folder.load_labelled(folder_root, value).label(0) for value in (IGNORE, 2))
+    assert ((kept == 2) == (ignored == IGNORE)).all()
+    assert (ignored == IGNORE).any()
+    assert ignored[ignored != IGNORE].max() == 1
+
+
+def test_val_and_test_are_read_where_they_are(folder_root: Path) -> None:
+    add_part(folder_root, "val", 2)
+    part = folder.load_part(folder_root, "val", IGNORE)
+    assert list(part.names) == ["val/images/0.png", "val/images/1.png"]
+    assert part.label(1).shape == (9, 14)
+
+
+@pytest.mark.parametrize("count", [2, 255])
+def test_2_to_255_classes_are_taken(count: int, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("\n".join(map(str, range(count))))
+    assert len(folder.read_classes(tmp_path)) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "classes.txt: the file must exist, with the name of a class on each line"),
+        ("\n \n", "classes.txt: must name 2 to 255 classes, but names 0"),
+        ("one", "classes.txt: must name 2 to 255 classes, but names 1"),
+        ("\n".join(map(str, range(256))), "classes.txt: must name 2 to 255 classes, but names 256"),
+        ("a\nb\nc\nb\nb", "classes.txt: each class must be named once, but 'b' is there 3 times"),
+    ],
+)
+def test_classes_that_cannot_be_used_are_refused_with_the_file_and_the_rule(
+    text: str | None, message: str, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / message}.")):
+        folder.read_classes(tmp_path)
+
+
+def test_a_missing_root_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'nowhere'}: must exist; a folder of your own is")):
+        folder.read_classes(tmp_path / "nowhere")
+
+
+def test_missing_images_are_named(folder_root: Path) -> None:
+    (folder_root / "images").rename(folder_root / "pictures")
+    with pytest.raises(DataError, match="images: the folder must exist"):
+        folder.load_labelled(folder_root, IGNORE)
+
+
+def test_labels_that_fit_no_image_are_refused_with_one_that_would(folder_root: Path) -> None:
+    (folder_root / "labels/a").rename(folder_root / "labels/b")
+    with pytest.raises(DataError, match=r"labels: must hold a PNG .*, such as .*labels/a/photo 00\.png, but has none"):
+        folder.load_labelled(folder_root, IGNORE)
+
+
+@pytest.mark.parametrize("count", [2, 19, 255])
+def test_the_palette_gives_every_class_a_colour_of_its_own(count: int) -> None:
+    colours = folder.palette(count)
+    assert len(set(colours)) == len(colours) == count
+    assert all(0 <= value <= 255 for colour in colours for value in colour)

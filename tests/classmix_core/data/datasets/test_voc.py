@@ -1,0 +1,149 @@
+"""VOC 2012 with SBD's labels, as a miniature."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from classmix_core.data.datasets import voc
+from classmix_core.errors import DataError
+from tests.trees import SBD_TRAIN, TRAINAUG, VOC_TRAIN, VOC_VAL, build_voc, objects
+
+ADDED: tuple[Literal["sbd", "png"], ...] = ("sbd", "png")
+LISTS = "ImageSets/Segmentation"
+SBD = "benchmark_RELEASE/dataset"
+
+
+@pytest.fixture(params=[(added, inner) for added in ADDED for inner in ("VOCdevkit/VOC2012", "")])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Both kinds of added labels, with the kit's folders and without."""
+    return build_voc(tmp_path, *request.param)
+
+
+def test_train_is_vocs_train_and_sbd_without_vocs_val_whatever_the_layout(root: Path) -> None:
+    assert list(voc.load_train(root).names) == [f"JPEGImages/{image}.jpg" for image in TRAINAUG]
+
+
+def test_val_is_vocs_own(root: Path) -> None:
+    assert list(voc.load_val(root).names) == [f"JPEGImages/{image}.jpg" for image in sorted(VOC_VAL)]
+
+
+def test_an_image_has_vocs_mask_where_voc_has_one_and_else_the_added_one(root: Path) -> None:
+    for samples in (voc.load_train(root), voc.load_val(root)):
+        for index, name in enumerate(samples.names):
+            image = Path(name).stem
+            expected = objects(image, border=image in (*VOC_TRAIN, *VOC_VAL))
+            assert np.array_equal(samples.label(index).numpy(), expected)
+            assert samples.check(index, 21) == expected.shape
+
+
+def test_the_masks_of_the_miniature_have_borders_in_voc_alone() -> None:
+    assert (objects("2007_000032", border=True) == 255).any()
+    assert objects("2007_000032", border=False).max() <= 20
+
+
+@pytest.mark.parametrize(
+    ("name", "rgb"),
+    [
+        ("background", (0, 0, 0)),
+        ("aeroplane", (128, 0, 0)),
+        ("bicycle", (0, 128, 0)),
+        ("bird", (128, 128, 0)),
+        ("boat", (0, 0, 128)),
+        ("cat", (64, 0, 0)),
+        ("person", (192, 128, 128)),
+        ("pottedplant", (0, 64, 0)),
+        ("tvmonitor", (0, 64, 128)),
+    ],
+)
+def test_classes_have_vocs_colours(name: str, rgb: tuple[int, int, int]) -> None:
+    assert voc.PALETTE[voc.CLASSES.index(name)] == rgb
+
+
+def test_the_border_has_vocs_colour_and_the_21_classes_are_different() -> None:
+    assert voc.colour(255) == (224, 224, 192)
+    assert len(set(voc.CLASSES)) == len(set(voc.PALETTE)) == 21
+
+
+# ---- what ClassMix's pickles count
+
+
+def test_the_list_is_in_sorted_order_unless_a_file_says_otherwise(voc_root: Path) -> None:
+    assert voc.list_order(voc_root, voc.load_train(voc_root).names) == list(range(9))
+
+
+@pytest.mark.parametrize("line", ["{0}\n", "/JPEGImages/{0}.jpg /SegmentationClassAug/{0}.png\n"])
+def test_a_list_in_the_folder_gives_the_order(voc_root: Path, line: str) -> None:
+    order = [4, 8, 0, 3, 1, 2, 7, 6, 5]
+    path = voc_root / "VOCdevkit/VOC2012" / LISTS / "train_aug.txt"
+    path.write_text("".join(line.format(TRAINAUG[number]) for number in order))
+    assert voc.list_order(voc_root, voc.load_train(voc_root).names) == order
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        (TRAINAUG[:-1], "has 8 lines and differs in 1 images"),
+        ((*TRAINAUG[:-1], VOC_VAL[0]), "has 9 lines and differs in 2 images"),
+        ((*TRAINAUG, TRAINAUG[0]), "has 10 lines and differs in 0 images"),
+    ],
+)
+def test_a_list_of_other_images_is_refused(voc_root: Path, lines: tuple[str, ...], found: str) -> None:
+    path = voc_root / "VOCdevkit/VOC2012" / LISTS / "train_aug.txt"
+    path.write_text("\n".join(lines))
+    expected = f"{path}: must name each of the 9 images of trainaug once, but {found}."
+    with pytest.raises(DataError, match=re.escape(expected)):
+        voc.list_order(voc_root, voc.load_train(voc_root).names)
+
+
+# ---- what is missing
+
+
+@pytest.mark.parametrize("missing", ["SegmentationClass", f"{LISTS}/train.txt", f"{LISTS}/val.txt", LISTS])
+def test_a_missing_piece_of_voc_is_named_with_how_it_must_look(voc_root: Path, missing: str) -> None:
+    folder = voc_root / "VOCdevkit/VOC2012"
+    (folder / missing).rename(folder / "elsewhere")
+    wanted = folder / (f"{LISTS}/train.txt" if missing == LISTS else missing)
+    with pytest.raises(DataError, match=re.escape(f"{wanted}: must exist; {voc.LAYOUT}.")) as caught:
+        voc.load_train(voc_root)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_images_are_named_where_they_may_be(voc_root: Path) -> None:
+    shutil.rmtree(voc_root / "VOCdevkit/VOC2012/JPEGImages")
+    expected = f"{voc_root / 'VOCdevkit/VOC2012/JPEGImages'} or {voc_root / 'JPEGImages'}: must exist; {voc.LAYOUT}."
+    for load in (voc.load_train, voc.load_val):
+        with pytest.raises(DataError, match=re.escape(expected)):
+            load(voc_root)
+
+
+@pytest.mark.parametrize("missing", ["cls", "train.txt", "val.txt"])
+def test_a_missing_piece_of_sbd_is_named(voc_root: Path, missing: str) -> None:
+    path = voc_root / SBD / missing
+    path.rename(path.with_name("elsewhere"))
+    with pytest.raises(DataError, match=re.escape(f"{path}: must exist; {voc.LAYOUT}.")):
+        voc.load_train(voc_root)
+
+
+def test_without_any_added_labels_both_places_are_named(voc_root: Path) -> None:
+    shutil.rmtree(voc_root / "benchmark_RELEASE")
+    pngs, sbd = voc_root / "VOCdevkit/VOC2012/SegmentationClassAug", voc_root / SBD
+    with pytest.raises(DataError, match=re.escape(f"{pngs} or {sbd}: must exist; {voc.LAYOUT}.")):
+        voc.load_train(voc_root)
+
+
+def test_vocs_val_needs_no_added_labels_and_no_other_list(voc_root: Path) -> None:
+    shutil.rmtree(voc_root / "benchmark_RELEASE")
+    (voc_root / "VOCdevkit/VOC2012" / LISTS / "train.txt").unlink()
+    assert len(voc.load_val(voc_root).names) == 3
+
+
+def test_a_missing_mask_is_named_when_it_is_needed(voc_root: Path) -> None:
+    samples = voc.load_train(voc_root)
+    path = voc_root / SBD / "cls" / f"{SBD_TRAIN[1]}.mat"
+    path.unlink()
+    with pytest.raises(DataError, match=re.escape(f"{path}: the file must exist.")):
+        samples.check(TRAINAUG.index(SBD_TRAIN[1]), 21)

@@ -1,0 +1,226 @@
+"""harness.train as its user meets it."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torchvision.io import write_png
+
+from classmix_core.data.datasets import scenes
+from harness import train
+from harness.cli.command import Refused
+from harness.tracking import MlflowClient
+from tests.commands import TINY, assert_refused, call, finish, interrupt, run, start, wait_for
+
+ALL_SCENES = str(scenes.COUNTS["train"])
+LONG = (*TINY[1:], "--steps=2000", "--checkpoint_every=5", "--name=long")
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiments = [item.experiment_id for item in client.search_experiments()]
+    return {item.info.run_name: item.info.status for item in client.search_runs(experiments)}
+
+
+def test_a_run_leaves_config_splits_weights_and_a_finished_mlflow_run(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = call(train.main, capsys, *TINY, "--name=a")
+    assert result.code == 0
+    assert result.err == ""
+    for word in ("person", "mean", "harness.ui", "test mIoU"):
+        assert word in result.out
+    names = {path.name for path in (here / "runs/a").iterdir()}
+    assert {"config.yaml", "splits", "best.safetensors", "run.json"} <= names
+    assert statuses(here) == {"a": "FINISHED"}
+    labelled = (here / "runs/a/splits/labelled.txt").read_text().split()
+    assert labelled == sorted(labelled)
+
+
+def test_the_command_on_the_run_page_repeats_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = call(train.main, capsys, *TINY, "--name=a", "--seed=3")
+    again = call(train.main, capsys, "--config=runs/a/config.yaml", "--name=b")
+    assert first.out.split("test, student")[1].replace("runs/a", "runs/b") == again.out.split("test, student")[1]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--stepz=3",), ("--stepz", "nearest key: steps")),
+        (("--steps=three",), ("steps", "int", "three")),
+        (("--ssl.tau=1.5",), ("ssl.tau", "0 <= tau <= 1", "1.5")),
+        (("--ssl.ema_decay=1",), ("ssl.ema_decay", "ema_decay < 1", "1")),
+        (("--data.labelled=1000",), ("data.labelled", ALL_SCENES, "1000")),
+        ((f"--data.labelled={ALL_SCENES}",), ("data.labelled", "unlabelled")),
+        (("--data.split_file=none.txt",), ("data.split_file", "none.txt")),
+        (("--data.name=camvid", "--data.root=nowhere"), ("nowhere", "must exist")),
+        (("--data.name=camvid", "--data.root=."), ("images/train", "must exist")),
+        (("--data.name=folder", "--data.root=."), ("classes.txt", "must exist")),
+        (("--model.name=smp/Nonsense/resnet18",), ("model.name", "Nonsense")),
+        (("--name=a/b",), ("--name", "a/b")),
+        (("--resume",), ("--resume", "runs")),
+        (("--resume", "--name=a"), ("--resume", "runs/a")),
+        (("--tracking-uri=nonsense://x",), ("--tracking-uri", "nonsense://x")),
+        (("--workers=2", "--gpus=1"), ("workers", "workers == gpus", "2")),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], args: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    if "smp/" in args[0]:
+        pytest.importorskip("segmentation_models_pytorch")
+    assert_refused(call(train.main, capsys, *args), here, *words)
+
+
+def label_beyond(root: Path) -> Path:
+    path = root / "labels/train/seq5.png"
+    write_png(torch.full((1, 9, 13), 12, dtype=torch.uint8), str(path))
+    return path
+
+
+def size_differs(root: Path) -> Path:
+    path = root / "labels/val/seq9.png"
+    write_png(torch.zeros(1, 9, 12, dtype=torch.uint8), str(path))
+    return path
+
+
+def unreadable(root: Path) -> Path:
+    path = root / "images/test/seq8.png"
+    path.write_bytes(path.read_bytes()[:40])
+    return path
+
+
+def no_image(root: Path) -> Path:
+    for path in (root / "images/val").iterdir():
+        path.unlink()
+    return root / "images/val"
+
+
+def no_label(root: Path) -> Path:
+    path = root / "labels/test/seq9.png"
+    path.unlink()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (label_beyond, ("0..10", "12")),
+        (size_differs, ("one size", "9x12", "9x13")),
+        (unreadable, ("readable",)),
+        (no_image, ("at least one image",)),
+        (no_label, ("must exist",)),
+    ],
+)
+def test_a_damaged_data_set_is_one_line_with_the_file_and_leaves_nothing(
+    here: Path, camvid_root: Path, capsys: pytest.CaptureFixture[str], damage: object, words: tuple[str, ...]
+) -> None:
+    assert callable(damage)
+    path = damage(camvid_root)
+    args = ("--data.name=camvid", f"--data.root={camvid_root}", "--data.labelled=7", "--ssl.unlabelled_weight=0")
+    assert_refused(call(train.main, capsys, *args), here, str(path), *words)
+
+
+def test_camvid_trains_and_reports_each_class(
+    here: Path, camvid_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("--data.name=camvid", f"--data.root={camvid_root}", "--data.labelled=3", "--data.resize=[16,24]")
+    result = call(train.main, capsys, *TINY, *args)
+    assert result.code == 0, result.err
+    assert "bicyclist" in result.out
+
+
+def test_more_gpus_than_there_are_is_refused_with_what_to_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there = torch.cuda.device_count()
+    result = call(train.main, capsys, f"--gpus={there + 8}")
+    assert_refused(result, here, str(there + 8), f"has {there}", "run: python -m harness.train --gpus")
+
+
+def test_a_taken_name_is_refused_and_says_how_to_go_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(train.main, capsys, *TINY, "--name=a")
+    result = call(train.main, capsys, *TINY, "--name=a")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "another --name" in result.err
+    result = call(train.main, capsys, "--resume", "--name=a")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "ran to its end" in result.err
+
+
+def test_training_starts_from_a_file_of_weights_and_says_what_fitted(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(train.main, capsys, *TINY, "--name=a").code == 0
+    file = here / "runs/a/best.safetensors"
+    result = call(train.main, capsys, *TINY, "--name=b", f"--model.weights={file}", "--optim.lr=1e-12")
+    assert result.code == 0, result
+    own, given = load_file(here / "runs/b/best.safetensors"), load_file(file)
+    trained = [name for name in given if name.endswith(("weight", "bias"))]
+    assert f"weights: {len(given) - sum('num_batches' in name for name in given)} of" in result.out
+    for name in trained:
+        assert torch.allclose(own[name], given[name], atol=1e-6), name
+
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    shutil.rmtree(here / "runs")
+    (here / "mlflow.db").unlink()
+    shutil.rmtree(here / "mlruns")
+    refused = call(train.main, capsys, *TINY, f"--model.weights={tmp_path}/other.safetensors")
+    assert_refused(refused, here, "other.safetensors", "must hold tensors of the network", "but has x")
+
+
+@pytest.mark.parametrize("before", ["none", "ram", "disk"])
+@pytest.mark.parametrize("after", ["none", "ram", "disk"])
+def test_a_resume_may_change_where_samples_are_cached_and_nothing_else(
+    tmp_path: Path, camvid_root: Path, before: str, after: str
+) -> None:
+    data = {"name": "camvid", "root": str(camvid_root), "labelled": 3, "cache": before}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"steps": 7, "data": data}))
+    config = train.resumed_config(tmp_path, [f"--data.cache={after}", "--data.loader_workers=2", "--steps=7"])
+    assert (config.data.cache, config.data.loader_workers, config.data.labelled, config.steps) == (after, 2, 3, 7)
+    assert train.resumed_config(tmp_path, ["--resume", "--name=a"]).data.cache == before
+    with pytest.raises(Refused, match=r"steps: .* keeps its configuration \(7\), but got 8"):
+        train.resumed_config(tmp_path, ["--steps=8"])
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_says_how_to_resume_and_resume_goes_on(tmp_path: Path) -> None:
+    process = start("harness.train", *LONG, cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/long/checkpoints/step_*[0-9]")), process)
+    result, seconds = interrupt(process)
+    assert result.code == 130
+    assert seconds < 10
+    assert "python -m harness.train --resume --name=long" in result.out
+    assert "Traceback" not in result.err
+    assert statuses(tmp_path) == {"long": "KILLED"}
+    (saved,) = tmp_path.glob("runs/long/checkpoints/step_*")
+
+    refused = run("harness.train", "--resume", "--name=long", "--ssl.tau=0.5", cwd=tmp_path)
+    assert refused.code == 2
+    assert "ssl.tau" in refused.err
+
+    process = start("harness.train", "--resume", "--name=long", cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/long/checkpoints/step_*")) != [saved], process)
+    result, _ = interrupt(process)
+    assert result.code == 130
+    assert statuses(tmp_path) == {"long": "KILLED"}
+
+
+@pytest.mark.slow
+def test_kill_9_then_resume_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    short = (*TINY[1:], "--steps=40", "--eval_every=10", "--checkpoint_every=2", "--name=short")
+    process = start("harness.train", *short, cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/short/checkpoints/step_*[0-9]")), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    finish(process)
+    assert statuses(tmp_path) == {"short": "RUNNING"}
+    result = run("harness.train", "--resume", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert statuses(tmp_path) == {"short": "FINISHED"}
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (found,) = client.search_runs([client.get_experiment_by_name("train").experiment_id])
+    steps = [point.step for point in client.get_metric_history(found.info.run_id, "val/miou")]
+    assert sorted(set(steps)) == [10, 20, 30, 40]
