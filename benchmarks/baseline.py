@@ -20,8 +20,8 @@ from harness.cli import command
 from harness.config.train import TrainConfig, add_train_config, make_parser, override, train_config
 from harness.tracking import Run, open_experiment
 from harness.train import check
-from harness.training.context import LocalSession
-from harness.training.trainer import Job, train
+from harness.training.context import LocalContext
+from harness.training.trainer import TrainJob, train
 
 
 def miou(config: TrainConfig, uri: str, experiment: str, folder: Path) -> float:
@@ -29,8 +29,8 @@ def miou(config: TrainConfig, uri: str, experiment: str, folder: Path) -> float:
     torch.set_num_threads(1)
     folder.mkdir(parents=True)
     run = Run.create(uri, experiment, folder.name, {})
-    session = LocalSession(torch.device("cpu"), show=lambda progress: None)
-    return 100 * train(Job(config, folder, uri, run.run_id), session)["test/final_miou"]
+    context = LocalContext(torch.device("cpu"), show=lambda progress: None)
+    return 100 * train(TrainJob(config, folder, uri, run.run_id), context)["test/final_miou"]
 
 
 def main() -> int:

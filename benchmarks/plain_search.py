@@ -18,13 +18,13 @@ import torch
 
 from harness.config.search import read_space
 from harness.config.train import TrainConfig, from_mapping, override
-from harness.search.search_space import parameters, planned
-from harness.search.searcher import OptunaProposer
-from harness.search.trial_store import Entry
+from harness.search.search_space import initial_points, search_parameters
+from harness.search.searcher import OptunaSampler
+from harness.search.trial_store import TrialRecord
 from harness.tracking import Run, open_experiment
 from harness.train import check
-from harness.training.context import LocalSession
-from harness.training.trainer import Job, train
+from harness.training.context import LocalContext
+from harness.training.trainer import TrainJob, train
 
 
 def run(config: TrainConfig, uri: str, experiment: str, folder: Path) -> tuple[dict[str, float], float, float]:
@@ -33,7 +33,9 @@ def run(config: TrainConfig, uri: str, experiment: str, folder: Path) -> tuple[d
     torch.set_num_threads(1)
     folder.mkdir(parents=True)
     log = Run.create(uri, experiment, folder.name, {})
-    metrics = train(Job(config, folder, uri, log.run_id, "trial"), LocalSession(torch.device("cpu"), lambda _: None))
+    metrics = train(
+        TrainJob(config, folder, uri, log.run_id, "trial"), LocalContext(torch.device("cpu"), lambda _: None)
+    )
     log.finish("FINISHED")
     return metrics, time.time(), time.time() - start
 
@@ -43,25 +45,25 @@ def main() -> None:
     search = read_space(source)
     base = from_mapping(TrainConfig, search.train)
     check(base, ("val",))
-    axes = parameters(search, base, source)
-    trials, points = planned(search, axes, source)
-    optuna = OptunaProposer(axes, sampler="random", seed=search.seed, mode=search.mode, trials=trials, points=points)
+    axes = search_parameters(search, base, source)
+    trials, points = initial_points(search, axes, source)
+    optuna = OptunaSampler(axes, sampler="random", seed=search.seed, mode=search.mode, trials=trials, points=points)
     uri = f"sqlite:///{folder}/plain.db"
     experiment, cores = open_experiment(uri, "plain"), os.cpu_count() or 1
-    entries: list[Entry] = []
-    running: dict[Future[tuple[dict[str, float], float, float]], Entry] = {}
+    records: list[TrialRecord] = []
+    running: dict[Future[tuple[dict[str, float], float, float]], TrialRecord] = {}
     ended = []
     with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
         while len(ended) < trials:
-            while len(running) < cores and len(entries) < trials:
-                entry = Entry(len(entries), optuna.ask().values, base.steps)
-                entries.append(entry)
-                job = pool.submit(run, override(base, entry.values), uri, experiment, folder / str(entry.number))
-                running[job] = entry
+            while len(running) < cores and len(records) < trials:
+                record = TrialRecord(len(records), optuna.ask().values, base.steps)
+                records.append(record)
+                job = pool.submit(run, override(base, record.values), uri, experiment, folder / str(record.number))
+                running[job] = record
             for job in wait(running, return_when=FIRST_COMPLETED).done:
-                entry, (metrics, end, seconds) = running.pop(job), job.result()
-                entry.state, entry.history = "complete", [(base.steps, metrics[search.metric])]
-                optuna.tell(entry)
+                record, (metrics, end, seconds) = running.pop(job), job.result()
+                record.state, record.intermediate_values = "complete", [(base.steps, metrics[search.metric])]
+                optuna.tell(record)
                 ended.append((end, metrics[search.metric], seconds))
     (folder / "plain.json").write_text(json.dumps(ended))
 

@@ -24,7 +24,7 @@ import yaml
 from rich.table import Table
 
 from harness.cli import command
-from harness.search.trial_store import Ledger
+from harness.search.trial_store import TrialStore
 
 CORES = os.cpu_count() or 1
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -84,8 +84,8 @@ class Run:
         cpu = TrialCpu(process.pid)
         cpu.start()
         assert process.wait() == 0
-        self.entries = Ledger(folder / "runs/s", "trials").entries
-        files = [folder / f"runs/s/trials/{entry.number:03d}/trial.json" for entry in self.entries]
+        self.records = TrialStore(folder / "runs/s", "trials").records
+        files = [folder / f"runs/s/trials/{record.number:03d}/trial.json" for record in self.records]
         self.ends = [file.stat().st_mtime for file in files]
         self.seconds = max(self.ends) - self.start
         self.first = min((folder / f"runs/s/trials/{n:03d}/config.yaml").stat().st_mtime for n in range(len(files)))
@@ -93,7 +93,7 @@ class Run:
 
     def reached(self, value: float) -> float | None:
         """Seconds to the end of the first complete trial as good as a value."""
-        pairs = zip(self.ends, self.entries, strict=True)
+        pairs = zip(self.ends, self.records, strict=True)
         good = [end for end, one in pairs if one.state == "complete" and (one.metric or 0) >= value - 1e-9]
         return min(good) - self.start if good else None
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from classmix_core.augment import color_jitter, flip, gaussian_blur, normalise, to_float
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.ema import update_teacher_, warmed_up_decay
 from classmix_core.errors import require
 from classmix_core.losses import WEIGHTS, Weight, consistency_loss, consistency_weight, labelled_loss, sigmoid_ramp
-from classmix_core.mixing import IGNORE, MIXES, Mix, paste, sample_mask
+from classmix_core.mixing import MIXES, Mix, paste, sample_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +67,11 @@ class Batch(NamedTuple):
     image_LCHW: Tensor
     """uint8 RGB."""
     label_LHW: Tensor
-    """uint8, 0..K-1 or IGNORE."""
+    """uint8, 0..K-1 or IGNORE_INDEX."""
     image_UCHW: Tensor | None = None
     """uint8 RGB, of the same size as the labelled ones."""
     padding_UHW: Tensor | None = None
-    """uint8, IGNORE where the image is padding, else 0."""
+    """uint8, IGNORE_INDEX where the image is padding, else 0."""
 
 
 class Mixed(NamedTuple):
@@ -85,7 +86,7 @@ class Mixed(NamedTuple):
     image_UCHW: Tensor
     """The mix, jittered and blurred, float 0..1."""
     pseudo_label_UHW: Tensor
-    """int64, 0..K-1 or IGNORE."""
+    """int64, 0..K-1 or IGNORE_INDEX."""
     confidence_UHW: Tensor
     """float32 0..1, the teacher's probability of the pseudo-label."""
 
@@ -126,10 +127,10 @@ def mix_unlabelled(
 
     Args:
         image_UCHW: float 0..1.
-        padding_UHW: integer, IGNORE where the image is padding.
+        padding_UHW: integer, IGNORE_INDEX where the image is padding.
     """
     label_UHW, confidence_UHW = pseudo_label(teacher, image_UCHW)
-    label_UHW = label_UHW.masked_fill(padding_UHW == IGNORE, IGNORE)
+    label_UHW = label_UHW.masked_fill(padding_UHW == IGNORE_INDEX, IGNORE_INDEX)
     mask_UHW = sample_mask(config.mix, label_UHW, num_classes, generator)
     target_UCHW = image_UCHW.roll(-1, 0)
     mixed_UCHW = paste(image_UCHW, target_UCHW, mask_UHW)
@@ -236,7 +237,7 @@ class ClassMix:
         return StepResult(*(value.detach() for value in losses))
 
     def supervised_loss(self, image_LCHW: Tensor, label_LHW: Tensor) -> StepResult:
-        valid_pixels = self.mean_over_workers((label_LHW != IGNORE).sum().float())
+        valid_pixels = self.mean_over_workers((label_LHW != IGNORE_INDEX).sum().float())
         with self.autocast():
             logits_LKHW = self.student(normalise(image_LCHW))
         loss = labelled_loss(logits_LKHW, label_LHW, valid_pixels)
@@ -245,9 +246,9 @@ class ClassMix:
 
     def semi_supervised_loss(self, image_LCHW: Tensor, label_LHW: Tensor, mixed: Mixed, index: int) -> StepResult:
         """Step 4 of algorithm 1. Labelled and mixed images go through the student in one pass (one batch norm)."""
-        valid_UHW = mixed.pseudo_label_UHW != IGNORE
+        valid_UHW = mixed.pseudo_label_UHW != IGNORE_INDEX
         confident_UHW = (mixed.confidence_UHW >= self.config.tau) & valid_UHW
-        counts = torch.stack(((label_LHW != IGNORE).sum(), valid_UHW.sum(), confident_UHW.sum())).float()
+        counts = torch.stack(((label_LHW != IGNORE_INDEX).sum(), valid_UHW.sum(), confident_UHW.sum())).float()
         valid_labelled, valid_mixed, confident = self.mean_over_workers(counts).unbind()
         ramp = sigmoid_ramp(index / (self.config.ramp_fraction * self.steps))
         share = confident / valid_mixed.clamp(min=1)

@@ -9,33 +9,37 @@ from torch import Tensor, nn
 
 from classmix_core.augment import normalise, to_float
 from classmix_core.metrics import confusion_matrix
-from classmix_core.sliding_window import WHOLE, Views, mean_logits
+from classmix_core.sliding_window import WHOLE, InferenceConfig, mean_logits
 
 
 @torch.no_grad()
 def predict(
-    network: nn.Module, image_BCHW: Tensor, size: tuple[int, int] | None = None, views: Views = WHOLE
+    network: nn.Module, image_BCHW: Tensor, size: tuple[int, int] | None = None, inference: InferenceConfig = WHOLE
 ) -> Tensor:
     """Label uint8 images.
 
     Args:
         size: H, W of the answer; logits are resized before the argmax. By default that of the images.
-        views: over which passes the logits are averaged. With windows the images are taken one by one, so that no more
-            than the class maps of one are held.
+        inference: the passes over which the logits are averaged. With windows the images are taken one by one, so that
+            no more than the class maps of one are held.
 
     Returns:
         int64 (B, H, W).
     """
-    return torch.cat([mean_logits_at(network, part, size, views).argmax(1) for part in pieces(image_BCHW, views)])
+    return torch.cat(
+        [mean_logits_at(network, part, size, inference).argmax(1) for part in pieces(image_BCHW, inference)]
+    )
 
 
-def pieces(batch: Tensor, views: Views) -> tuple[Tensor, ...]:
+def pieces(batch: Tensor, inference: InferenceConfig) -> tuple[Tensor, ...]:
     """The batch whole, or, where windows bound the memory, its images as batches of one."""
-    return (batch,) if views.window is None else batch.split(1)
+    return (batch,) if inference.window is None else batch.split(1)
 
 
-def mean_logits_at(network: nn.Module, image_BCHW: Tensor, size: tuple[int, int] | None, views: Views) -> Tensor:
-    logits = mean_logits(network, normalise(to_float(image_BCHW)), views)
+def mean_logits_at(
+    network: nn.Module, image_BCHW: Tensor, size: tuple[int, int] | None, inference: InferenceConfig
+) -> Tensor:
+    logits = mean_logits(network, normalise(to_float(image_BCHW)), inference)
     if size is None or size == tuple(logits.shape[-2:]):
         return logits
     return F.interpolate(logits, size, mode="bilinear", align_corners=True)
@@ -48,13 +52,13 @@ def evaluate(
     device: torch.device,
     precision: Literal["fp32", "bf16"] = "fp32",
     *,
-    views: Views = WHOLE,
+    inference: InferenceConfig = WHOLE,
 ) -> Tensor:
     """Count pixels by label and prediction with the network in evaluation mode, where it is left.
 
     Args:
         batches: uint8 images (B, 3, H, W) and uint8 labels (B, H', W'); predictions are made at the labels' size.
-        views: as for `predict`.
+        inference: as for `predict`.
 
     Returns:
         int64 (K, K) on `device`: row label, column prediction.
@@ -65,8 +69,8 @@ def evaluate(
         label_BHW = label_BHW.to(device, non_blocking=True)
         image_BCHW = image_BCHW.to(device, non_blocking=True)
         size = (label_BHW.shape[-2], label_BHW.shape[-1])
-        for image, label in zip(pieces(image_BCHW, views), pieces(label_BHW, views), strict=True):
+        for image, label in zip(pieces(image_BCHW, inference), pieces(label_BHW, inference), strict=True):
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                prediction = predict(network, image, size, views)
+                prediction = predict(network, image, size, inference)
             matrix_KK += confusion_matrix(prediction, label, num_classes)
     return matrix_KK

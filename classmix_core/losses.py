@@ -1,6 +1,6 @@
 """The two losses, and lambda, the weight of the second.
 
-Shapes: B batch, K classes, H W image. Labels equal to IGNORE count nowhere, neither as loss nor in a mean.
+Shapes: B batch, K classes, H W image. Labels equal to IGNORE_INDEX count nowhere, neither as loss nor in a mean.
 """
 
 import math
@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from classmix_core.mixing import IGNORE
+from classmix_core.constants import IGNORE_INDEX
 
 Weight = Literal["image", "batch", "pixel", "ramp", "constant"]
 WEIGHTS = get_args(Weight)
 
 
 def pixel_loss(logits_BKHW: Tensor, label_BHW: Tensor) -> Tensor:
-    """Cross-entropy of every pixel, float32 (B, H, W), 0 where the label is IGNORE."""
-    return F.cross_entropy(logits_BKHW.float(), label_BHW.long(), ignore_index=IGNORE, reduction="none")
+    """Cross-entropy of every pixel, float32 (B, H, W), 0 where the label is IGNORE_INDEX."""
+    return F.cross_entropy(logits_BKHW.float(), label_BHW.long(), ignore_index=IGNORE_INDEX, reduction="none")
 
 
 def labelled_loss(logits_BKHW: Tensor, label_BHW: Tensor, valid_pixels: Tensor) -> Tensor:
@@ -26,9 +26,9 @@ def labelled_loss(logits_BKHW: Tensor, label_BHW: Tensor, valid_pixels: Tensor) 
 
     Args:
         logits_BKHW: float (B, K, H, W).
-        label_BHW: integer (B, H, W), 0..K-1 or IGNORE.
-        valid_pixels: scalar, the number of pixels that are not IGNORE; with several workers its mean over them, which
-            makes the average of their gradients the gradient of the mean over all pixels.
+        label_BHW: integer (B, H, W), 0..K-1 or IGNORE_INDEX.
+        valid_pixels: scalar, the number of pixels that are not IGNORE_INDEX; with several workers its mean over them,
+            which makes the average of their gradients the gradient of the mean over all pixels.
     """
     return pixel_loss(logits_BKHW, label_BHW).sum() / valid_pixels.clamp(min=1)
 
@@ -38,7 +38,7 @@ def consistency_loss(logits_BKHW: Tensor, pseudo_label_BHW: Tensor, weight: Tens
 
     Args:
         logits_BKHW: float (B, K, H, W), the student's, of the mixed images.
-        pseudo_label_BHW: integer (B, H, W), 0..K-1 or IGNORE.
+        pseudo_label_BHW: integer (B, H, W), 0..K-1 or IGNORE_INDEX.
         weight: lambda, broadcastable to (B, H, W), 0..1.
         valid_pixels: scalar, as in `labelled_loss`.
     """

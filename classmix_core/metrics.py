@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from classmix_core.mixing import IGNORE
+from classmix_core.constants import IGNORE_INDEX
 
 
 def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
@@ -11,12 +11,12 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
 
     Args:
         prediction: integer, any shape, 0..K-1.
-        label: integer, the same shape, 0..K-1 or IGNORE, which is not counted.
+        label: integer, the same shape, 0..K-1 or IGNORE_INDEX, which is not counted.
 
     Returns:
         int64 (K, K): row label, column prediction.
     """
-    valid = label != IGNORE
+    valid = label != IGNORE_INDEX
     index = label[valid].long() * num_classes + prediction[valid].long()
     return torch.bincount(index, minlength=num_classes**2).view(num_classes, num_classes)
 

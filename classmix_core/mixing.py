@@ -12,9 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = 255
-"""The label of pixels that carry none: void, padding."""
-
 Mix = Literal["class", "cut", "cow", "none"]
 MIXES = get_args(Mix)
 
@@ -29,14 +26,14 @@ def sample_class_mask(label_BHW: Tensor, num_classes: int, generator: torch.Gene
     mask. The whole batch is drawn at once and nothing waits for the device.
 
     Args:
-        label_BHW: integer (B, H, W), 0..num_classes-1 or IGNORE. Ignored pixels are no class and never chosen.
+        label_BHW: integer (B, H, W), 0..num_classes-1 or IGNORE_INDEX. Ignored pixels are no class and never chosen.
         num_classes: K.
         generator: on the device of `label_BHW`.
 
     Returns:
         bool (B, H, W), True where the pixel's class was drawn.
     """
-    column_BN = label_BHW.flatten(1).long().clamp(max=num_classes)  # IGNORE falls into column K
+    column_BN = label_BHW.flatten(1).long().clamp(max=num_classes)  # IGNORE_INDEX falls into column K
     present_BK = torch.zeros(len(label_BHW), num_classes + 1, dtype=torch.bool, device=label_BHW.device)
     present_BK = present_BK.scatter_(1, column_BN, True)[:, :num_classes]
     score_BK = torch.rand(present_BK.shape, generator=generator, device=label_BHW.device)

@@ -19,7 +19,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Views:
+class InferenceConfig:
     """The passes over which the logits of an image are averaged."""
 
     window: Size | None = None
@@ -44,35 +44,35 @@ class Views:
         require(valid, "scales", "scales holds at least one factor, each in (0, 8]", self.scales)
 
 
-WHOLE = Views()
+WHOLE = InferenceConfig()
 """One pass over the whole image."""
 
 
-def mean_logits(network: nn.Module, image_BCHW: Tensor, views: Views) -> Tensor:
-    """Logits (B, K, H, W) of normalised float images, averaged over the views: float32 where there are several."""
-    if len(views.scales) == 1:
-        return at_scale(network, image_BCHW, views.scales[0], views)
-    total = at_scale(network, image_BCHW, views.scales[0], views).float()
-    for scale in views.scales[1:]:
-        total += at_scale(network, image_BCHW, scale, views)
-    return total.div_(len(views.scales))
+def mean_logits(network: nn.Module, image_BCHW: Tensor, inference: InferenceConfig) -> Tensor:
+    """Logits (B, K, H, W) of normalised float images, averaged over the inference: float32 where there are several."""
+    if len(inference.scales) == 1:
+        return at_scale(network, image_BCHW, inference.scales[0], inference)
+    total = at_scale(network, image_BCHW, inference.scales[0], inference).float()
+    for scale in inference.scales[1:]:
+        total += at_scale(network, image_BCHW, scale, inference)
+    return total.div_(len(inference.scales))
 
 
-def at_scale(network: nn.Module, image_BCHW: Tensor, scale: float, views: Views) -> Tensor:
+def at_scale(network: nn.Module, image_BCHW: Tensor, scale: float, inference: InferenceConfig) -> Tensor:
     """Logits (B, K, H, W) from the images resized by a factor, resized back."""
     size = (image_BCHW.shape[-2], image_BCHW.shape[-1])
     scaled = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     if scaled == size:
-        return at_size(network, image_BCHW, views)
+        return at_size(network, image_BCHW, inference)
     resized = F.interpolate(image_BCHW, scaled, mode="bilinear", antialias=True)
-    return F.interpolate(at_size(network, resized, views), size, mode="bilinear")
+    return F.interpolate(at_size(network, resized, inference), size, mode="bilinear")
 
 
-def at_size(network: nn.Module, image_BCHW: Tensor, views: Views) -> Tensor:
-    if views.window is None:
-        return forward(network, image_BCHW, views.flip)
-    stride = views.stride or (round(2 * views.window[0] / 3), round(2 * views.window[1] / 3))
-    return slide(network, image_BCHW, views.window, stride, views.batch, views.flip)
+def at_size(network: nn.Module, image_BCHW: Tensor, inference: InferenceConfig) -> Tensor:
+    if inference.window is None:
+        return forward(network, image_BCHW, inference.flip)
+    stride = inference.stride or (round(2 * inference.window[0] / 3), round(2 * inference.window[1] / 3))
+    return slide(network, image_BCHW, inference.window, stride, inference.batch, inference.flip)
 
 
 def forward(network: nn.Module, image_BCHW: Tensor, flip: bool) -> Tensor:

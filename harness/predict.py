@@ -22,12 +22,12 @@ import harness  # noqa: F401
 from classmix_core.data.samples import FileSamples, image_files
 from classmix_core.errors import DataError, InvalidValue
 from harness.cli import command
-from harness.cli.command import Refused
 from harness.config.train import Parser, TrainConfig, make_parser
+from harness.errors import RunFailed, UserError
 from harness.inference import gallery
-from harness.inference.loaded_model import Trained, fetch, load_trained
+from harness.inference.loaded_model import LoadedModel, fetch, load_run_dir
 from harness.inference.looks import Look, label_image
-from harness.run_dir import shown
+from harness.run_dir import display_path
 
 UNREAD = (".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff")
 """Images that are not read."""
@@ -65,61 +65,61 @@ def main(args: Sequence[str] | None = None) -> int:
 def check_options(options: Any) -> None:
     """
     Raises:
-        Refused: flags that contradict each other, or ask for nothing.
+        UserError: flags that contradict each other, or ask for nothing.
     """
     if (options.run is None) == (options.checkpoint is None):
-        raise Refused("--run, --checkpoint: one of the two must be given.")
+        raise UserError("--run, --checkpoint: one of the two must be given.")
     for name in ("run", "checkpoint", "images", "out", "export"):
         if getattr(options, name) == "":
-            raise Refused(f"--{name}: must not be empty, but got ''.")
+            raise UserError(f"--{name}: must not be empty, but got ''.")
     if options.images is None and options.export is None:
-        raise Refused("--images: must be given, or --export.")
+        raise UserError("--images: must be given, or --export.")
     if (options.images is None) != (options.out is None):
-        raise Refused("--images, --out: must be given together.")
+        raise UserError("--images, --out: must be given together.")
     if options.export:
         from harness.inference.onnx import check_installed
 
         check_installed()
         if Path(options.export).is_dir():
-            raise Refused(f"--export: must be a file, but {options.export} is a folder.")
+            raise UserError(f"--export: must be a file, but {options.export} is a folder.")
         make_writable(Path(options.export).parent, "--export")
     if options.out is None:
         return
     images, out = Path(options.images), Path(options.out)
     if out.exists() and not out.is_dir():
-        raise Refused(f"--out: must be a folder, but {out} is a file.")
+        raise UserError(f"--out: must be a folder, but {out} is a file.")
     for part in gallery.FOLDERS:
         if images.resolve().is_relative_to((out / part).resolve()):
-            raise Refused(f"--out: its {part} would be written over --images, but got {out} and {images}.")
+            raise UserError(f"--out: its {part} would be written over --images, but got {out} and {images}.")
     if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
-        raise Refused(f"--out: must lie outside --images ({images}), or it would be read as images, but got {out}.")
+        raise UserError(f"--out: must lie outside --images ({images}), or it would be read as images, but got {out}.")
 
 
 def make_writable(folder: Path, flag: str) -> None:
     """Make the folder if need be.
 
     Raises:
-        Refused: that is not allowed.
+        UserError: that is not allowed.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Refused(
+        raise UserError(
             f"{flag}: must lie in a folder that can be written, but got {folder}: {error.strerror}."
         ) from error
     if not os.access(folder, os.W_OK):
-        raise Refused(f"{flag}: must lie in a folder that can be written, but {folder} is not.")
+        raise UserError(f"{flag}: must lie in a folder that can be written, but {folder} is not.")
 
 
 def find_images(path: Path) -> dict[Path, Path]:
     """Files by the relative stem of what is written for them.
 
     Raises:
-        Refused: there is nothing at `path`, or two images would be written under one name.
+        UserError: there is nothing at `path`, or two images would be written under one name.
         DataError: the folder holds no image.
     """
     if not path.exists():
-        raise Refused(f"--images: must be an image or a folder of images, but there is no {path}.")
+        raise UserError(f"--images: must be an image or a folder of images, but there is no {path}.")
     root = path if path.is_dir() else path.parent
     others = sorted(file for file in root.rglob("*") if file.suffix.lower() in UNREAD) if path.is_dir() else []
     if others:
@@ -129,41 +129,41 @@ def find_images(path: Path) -> dict[Path, Path]:
     for file in image_files(path) if path.is_dir() else [path]:
         stem = file.relative_to(root).with_suffix("")
         if stem in found:
-            raise Refused(f"--images: names must differ before their suffix, but got {found[stem]} and {file}.")
+            raise UserError(f"--images: names must differ before their suffix, but got {found[stem]} and {file}.")
         found[stem] = file
     return found
 
 
-def load(options: Any) -> Trained:
+def load(options: Any) -> LoadedModel:
     """The network; from MLflow by way of a temporary folder."""
     if options.checkpoint is not None:
-        return load_trained(Path(options.checkpoint))
+        return load_run_dir(Path(options.checkpoint))
     from harness.tracking import default_uri
 
     with TemporaryDirectory() as folder:
         fetch(options.tracking_uri or default_uri(), options.run, Path(folder))
-        return load_trained(Path(folder))
+        return load_run_dir(Path(folder))
 
 
 def look_as(options: Any, config: TrainConfig) -> Look:
     """As the run was evaluated, but for what the flags say; a window of theirs is one at full resolution.
 
     Raises:
-        Refused: a flag breaks a rule.
+        UserError: a flag breaks a rule.
     """
     given = {name: getattr(options, name) for name in ("window", "stride", "batch", "flip", "scales")}
     changed = {name: value for name, value in given.items() if value is not None}
-    views = config.eval.views()
+    inference = config.eval.inference()
     if options.window is not None and options.stride is None:
         changed["stride"] = None
     try:
-        views = replace(views, **changed)
+        inference = replace(inference, **changed)
     except InvalidValue as error:
-        raise Refused(f"--{error.field}: {error}") from error
-    return Look(None if options.window is not None else config.data.resize, views)
+        raise UserError(f"--{error.field}: {error}") from error
+    return Look(None if options.window is not None else config.data.resize, inference)
 
 
-def export(trained: Trained, path: Path) -> int:
+def export(trained: LoadedModel, path: Path) -> int:
     from harness.inference.onnx import ExportError, export
 
     try:
@@ -171,34 +171,34 @@ def export(trained: Trained, path: Path) -> int:
     except ExportError as error:
         fail(str(error))
         return command.FAILED
-    command.out.print(f"{shown(path.absolute())}: differs from torch by {difference:.1e}", markup=False)
+    command.out.print(f"{display_path(path.absolute())}: differs from torch by {difference:.1e}", markup=False)
     return command.DONE
 
 
-def label_all(trained: Trained, images: dict[Path, Path], out: Path, look: Look) -> int:
+def label_all(trained: LoadedModel, images: dict[Path, Path], out: Path, look: Look) -> int:
     """Label what can be, name what cannot; returns the exit code."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained.network.to(device)
     if trained.config.channels_last:
         trained.network.to(memory_format=torch.channels_last)
     make_writable(out, "--out")
-    entries: list[gallery.Entry] = []
+    labelled_images: list[gallery.GalleryImage] = []
     try:
         try:
-            for entry in labelled(trained, images, out, look, device):
-                entries.append(entry)
+            for labelled_image in labelled(trained, images, out, look, device):
+                labelled_images.append(labelled_image)
         finally:  # a Ctrl-C leaves a page of what there is
-            if entries:
-                page = gallery.write_page(out, entries, trained.classes)
-                command.out.print(f"{len(entries)} labelled: {shown(page.absolute())}", markup=False)
+            if labelled_images:
+                page = gallery.write_page(out, labelled_images, trained.classes)
+                command.out.print(f"{len(labelled_images)} labelled: {display_path(page.absolute())}", markup=False)
     except OSError as error:
-        raise command.Failed(f"--out: there must be room for all that is written, but got: {error}.") from error
-    return command.DONE if len(entries) == len(images) else command.FAILED
+        raise RunFailed(f"--out: there must be room for all that is written, but got: {error}.") from error
+    return command.DONE if len(labelled_images) == len(images) else command.FAILED
 
 
 def labelled(
-    trained: Trained, images: dict[Path, Path], out: Path, look: Look, device: torch.device
-) -> Iterator[gallery.Entry]:
+    trained: LoadedModel, images: dict[Path, Path], out: Path, look: Look, device: torch.device
+) -> Iterator[gallery.GalleryImage]:
     """Label and write one image after the other; one that cannot be is named and left out."""
     samples = FileSamples([path.as_posix() for path in images.values()], list(images.values()), None)
     for index, stem in enumerate(with_bar(list(images))):
@@ -212,7 +212,7 @@ def labelled(
                 raise
             fail(f"{samples.names[index]}: must fit into memory; --window or a smaller --batch helps.")
         else:
-            yield gallery.write_entry(out, samples.names[index], stem, image, label, trained.classes)
+            yield gallery.write_image(out, samples.names[index], stem, image, label, trained.classes)
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from classmix_core.data import Data
 from classmix_core.data.splits import write_names
-from harness.cli.command import Refused
+from harness.errors import UserError
 
 if TYPE_CHECKING:
     from harness.tracking import Run
@@ -27,7 +27,7 @@ RECORD = "run.json"
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """run.json."""
 
     kind: str
@@ -46,27 +46,27 @@ class Record:
         replace(self, finished=True).write(folder)
 
 
-def read_record(folder: Path) -> Record | None:
+def read_run_record(folder: Path) -> RunRecord | None:
     path = folder / RECORD
-    return Record(**json.loads(path.read_text())) if path.is_file() else None
+    return RunRecord(**json.loads(path.read_text())) if path.is_file() else None
 
 
 def new_folder(storage: Path, name: str | None, kind: str) -> Path:
     """The folder of a new run, not made yet.
 
     Raises:
-        Refused: the name is taken.
+        UserError: the name is taken.
     """
     if name is None:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         return unused(storage / f"{kind}-{stamp}")
     if "/" in name or name.startswith("."):
-        raise Refused(f"--name: must be a plain folder name, but got {name!r}.")
+        raise UserError(f"--name: must be a plain folder name, but got {name!r}.")
     folder = storage / name
-    record = read_record(folder)
-    if record is not None:
-        way_on = "another --name" if record.finished else "--resume to go on with it, or another --name"
-        raise Refused(f"--name: a new run needs an unused name, but {folder} exists; give {way_on}.")
+    run_record = read_run_record(folder)
+    if run_record is not None:
+        way_on = "another --name" if run_record.finished else "--resume to go on with it, or another --name"
+        raise UserError(f"--name: a new run needs an unused name, but {folder} exists; give {way_on}.")
     return folder
 
 
@@ -78,60 +78,60 @@ def unused(folder: Path) -> Path:
     return candidate
 
 
-def find_unfinished(storage: Path, name: str | None, kind: str) -> tuple[Path, Record]:
+def find_unfinished(storage: Path, name: str | None, kind: str) -> tuple[Path, RunRecord]:
     """The run to resume: the one named, or the newest unfinished one of its kind.
 
     Raises:
-        Refused: there is none, or it is finished.
+        UserError: there is none, or it is finished.
     """
     if name is not None:
-        record = read_record(storage / name)
-        if record is None or record.kind != kind:
-            raise Refused(f"--resume: {storage / name} must be a {kind} run, but there is none.")
-        if record.finished:
-            raise Refused(f"--resume: {storage / name} must be unfinished, but it ran to its end.")
-        return storage / name, record
+        run_record = read_run_record(storage / name)
+        if run_record is None or run_record.kind != kind:
+            raise UserError(f"--resume: {storage / name} must be a {kind} run, but there is none.")
+        if run_record.finished:
+            raise UserError(f"--resume: {storage / name} must be unfinished, but it ran to its end.")
+        return storage / name, run_record
     found = []
     for path in storage.glob(f"*/{RECORD}"):
-        record = read_record(path.parent)
-        if record and record.kind == kind and not record.finished:
-            found.append((path.stat().st_mtime, path.parent, record))
+        run_record = read_run_record(path.parent)
+        if run_record and run_record.kind == kind and not run_record.finished:
+            found.append((path.stat().st_mtime, path.parent, run_record))
     if not found:
-        raise Refused(f"--resume: {storage} must hold an unfinished {kind} run, but holds none.")
-    _, folder, record = max(found)
-    return folder, record
+        raise UserError(f"--resume: {storage} must hold an unfinished {kind} run, but holds none.")
+    _, folder, run_record = max(found)
+    return folder, run_record
 
 
-def reopened(record: Record) -> "Run":
-    """The MLflow run of a record, running again.
+def reopened(run_record: RunRecord) -> "Run":
+    """The MLflow run of a run_record, running again.
 
     Raises:
-        Refused: its store does not answer.
+        UserError: its store does not answer.
     """
-    from harness.tracking import TROUBLES, Run, require_answer
+    from harness.tracking import STORE_ERRORS, Run, require_answer
 
-    run = Run(record.tracking_uri, record.run_id)
+    run = Run(run_record.tracking_uri, run_record.run_id)
     try:
-        require_answer(record.tracking_uri)
+        require_answer(run_record.tracking_uri)
         run.restart()
-    except (*TROUBLES, ValueError) as error:
+    except (*STORE_ERRORS, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise Refused(f"{record.tracking_uri}: the MLflow store of the run must answer, but: {reason}") from error
+        raise UserError(f"{run_record.tracking_uri}: the MLflow store of the run must answer, but: {reason}") from error
     return run
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path) -> Iterator[None]:
     """Keep other commands off a run for as long as the block lasts; a killed process lets go by itself.
 
     Raises:
-        Refused: another command is at work on it.
+        UserError: another command is at work on it.
     """
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Refused(f"--resume: {folder} must not be running, but another command is at work on it.") from error
+            raise UserError(f"--resume: {folder} must not be running, but another command is at work on it.") from error
         yield
 
 
@@ -147,7 +147,7 @@ def write_splits(folder: Path, data: Data) -> list[Path]:
     return paths
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """A path as a user would type it here, quoted."""
     here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))

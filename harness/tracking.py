@@ -24,10 +24,10 @@ PARENT = "mlflow.parentRunId"
 TRIAL = "harness.trial_id"
 REASON = "harness.reason"
 FOLDER = "harness.folder"
-TROUBLES = (MlflowException, SQLAlchemyError, OSError)
+STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 """What a store that is out of reach or full raises."""
 DESCRIPTION = "mlflow.note.content"
-UNFIT = re.compile(r"[^/\w.\- :]")
+INVALID_CHARS = re.compile(r"[^/\w.\- :]")
 """In the name of a metric, such as one with the name of a class, MLflow refuses these."""
 
 
@@ -78,7 +78,7 @@ class Run:
         self.client, self.run_id = MlflowClient(uri), run_id
         self.pending: list[Metric] = []
         self.known: dict[str, int] = {}
-        """The last step of each metric, and the images (key, step), that were logged before: see `remember`."""
+        """The last step of each metric that was logged before; `images` are known as (key, step)."""
         self.images: set[tuple[str, ...]] = set()
 
     @classmethod
@@ -92,7 +92,7 @@ class Run:
         if REASON in self.client.get_run(self.run_id).data.tags:
             self.client.delete_tag(self.run_id, REASON)
 
-    def remember(self) -> None:
+    def load_logged_steps(self) -> None:
         """Look up how far each curve goes: a run that goes on from a checkpoint comes by its last points again."""
         names = self.client.get_run(self.run_id).data.metrics
         self.known = {
@@ -114,7 +114,7 @@ class Run:
         """Note metrics at an optimiser step; NaN (a class that is not there) is left out."""
         now = int(time.time() * 1000)
         for name, value in values.items():
-            key = re.sub("/+", "/", UNFIT.sub("_", name)).rstrip("/")
+            key = re.sub("/+", "/", INVALID_CHARS.sub("_", name)).rstrip("/")
             if value == value and step > self.known.get(key, -1):
                 self.pending.append(Metric(key, value, now, step))
         if len(self.pending) >= 500:
@@ -168,11 +168,11 @@ class Run:
         self.flush()
         self.client.set_terminated(self.run_id, status)
 
-    def settle(self, status: str) -> str | None:
+    def finish_or_reason(self, status: str) -> str | None:
         """`finish`, or why that was not possible, in one line."""
         try:
             self.finish(status)
-        except TROUBLES as error:
+        except STORE_ERRORS as error:
             return one_line(error)
         return None
 
@@ -202,8 +202,8 @@ __all__ = [
     "FOLDER",
     "PARENT",
     "REASON",
+    "STORE_ERRORS",
     "TRIAL",
-    "TROUBLES",
     "MlflowException",
     "Run",
     "children",

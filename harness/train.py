@@ -22,7 +22,6 @@ from classmix_core.data import EVALUATED, Role, check_data
 from classmix_core.errors import DataError, InvalidValue
 from harness import run_dir
 from harness.cli import command
-from harness.cli.command import Refused
 from harness.config.train import (
     Parser,
     TrainConfig,
@@ -33,13 +32,14 @@ from harness.config.train import (
     to_yaml,
     train_config,
 )
+from harness.errors import Interrupted, RunFailed, UserError
 from harness.inference.class_names import CLASSES, write_classes
-from harness.training.context import Interrupted, LocalSession
+from harness.training.context import LocalContext
 from harness.training.pretrained import load_weights_into
-from harness.training.trainer import NETWORKS, Job, TrainingError, load_data_once, train
+from harness.training.trainer import NETWORKS, TrainJob, load_data_once, train
 
 EXPERIMENT = "train"
-FREE = ("data.cache", "data.cache_dir", "data.loader_workers")
+RESUME_MAY_CHANGE = ("data.cache", "data.cache_dir", "data.loader_workers")
 """What a resumed run may change: no result depends on it."""
 
 
@@ -65,34 +65,34 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.read(args)
     storage = Path(options.storage_path).absolute()
     if options.resume:
-        folder, record = run_dir.find_unfinished(storage, options.name, "train")
-        if options.tracking_uri not in (None, record.tracking_uri):
-            raise Refused(f"--tracking-uri: a resumed run keeps its own, but got {options.tracking_uri!r}.")
+        folder, run_record = run_dir.find_unfinished(storage, options.name, "train")
+        if options.tracking_uri not in (None, run_record.tracking_uri):
+            raise UserError(f"--tracking-uri: a resumed run keeps its own, but got {options.tracking_uri!r}.")
         config = resumed_config(folder, sys.argv[1:] if args is None else args)
         workers, gpus = resources(config, options)
-        announce = f"resuming {run_dir.shown(folder)}"
+        announce = f"resuming {run_dir.display_path(folder)}"
     else:
         config = train_config(options.as_dict())
         workers, gpus = resources(config, options)
         folder = run_dir.new_folder(storage, options.name, "train")
         check(config)
-        record = start_run(config, folder, options.tracking_uri)
-        announce = f"training {run_dir.shown(folder)}"
+        run_record = start_run(config, folder, options.tracking_uri)
+        announce = f"training {run_dir.display_path(folder)}"
     place = f"{gpus} GPU(s)" if gpus else f"CPU, {workers} worker(s)"
     command.out.print(
         f"[bold]{escape(announce)}[/]  {config.data.name}, {config.model.name}, {config.steps} steps, {place}"
     )
     resume = run_dir.resume_command("harness.train", folder, options.storage_path, options.address)
-    with run_dir.held(folder):
-        log_start(run_dir.reopened(record), config, folder)
-        return run(config, folder, record, workers, gpus, options, resume)
+    with run_dir.run_lock(folder):
+        log_start(run_dir.reopened(run_record), config, folder)
+        return run(config, folder, run_record, workers, gpus, options, resume)
 
 
 def resources(config: TrainConfig, options: Any) -> tuple[int, int]:
     """Workers and GPUs to use.
 
     Raises:
-        Refused: more GPUs than there are.
+        UserError: more GPUs than there are.
     """
     if options.address:
         from harness.distributed.torch_trainer import cluster_resources
@@ -104,10 +104,12 @@ def resources(config: TrainConfig, options: Any) -> tuple[int, int]:
         there, where = torch.cuda.device_count(), "this machine"
     gpus = min(there, config.workers or there) if config.gpus is None else config.gpus
     if config.gpus is None and there and config.workers and config.workers > there:
-        raise Refused(f"workers: {config.workers} asked for, but {where} has {there} GPU(s); add --gpus 0 for the CPU")
+        raise UserError(
+            f"workers: {config.workers} asked for, but {where} has {there} GPU(s); add --gpus 0 for the CPU"
+        )
     if gpus > there:
         instead = f"--gpus {there}" if there else "--gpus 0 --workers 2"
-        raise Refused(
+        raise UserError(
             f"gpus: {gpus} asked for, but {where} has {there}; run: python -m harness.train {instead}"
             + (" (CPU)" if not there else "")
             + (", or add --wait to queue" if options.address else "")
@@ -116,13 +118,13 @@ def resources(config: TrainConfig, options: Any) -> tuple[int, int]:
 
 
 def resumed_config(folder: Path, words: Sequence[str]) -> TrainConfig:
-    """The configuration that the run was started with; flags that contradict it are refused, but for FREE ones."""
+    """The configuration that the run was started with; flags that contradict it are refused."""
     file = folder / "config.yaml"
     stored, given = load_config(file), train_config(build_parser().read([f"--config={file}", *words]).as_dict())
     original = flatten(stored)
     for key, value in flatten(given).items():
-        if value != original[key] and key not in FREE:
-            raise Refused(f"{key}: a resumed run keeps its configuration ({original[key]!r}), but got {value!r}.")
+        if value != original[key] and key not in RESUME_MAY_CHANGE:
+            raise UserError(f"{key}: a resumed run keeps its configuration ({original[key]!r}), but got {value!r}.")
     return given
 
 
@@ -139,7 +141,7 @@ def check(config: TrainConfig, roles: tuple[Role, ...] = EVALUATED) -> None:
         learnt = ("labelled", "unlabelled") if config.ssl.unlabelled_weight > 0 else ("labelled",)
         command.checking(check_data(data, config.data, (*learnt, *roles)))
     except InvalidValue as error:
-        raise Refused(f"data.{error.field}: {error}") from error
+        raise UserError(f"data.{error.field}: {error}") from error
     try:
         # some of segmentation_models_pytorch's encoders compute while they are built
         with torch.device("cpu" if config.model.name.startswith("smp/") else "meta"):
@@ -147,10 +149,10 @@ def check(config: TrainConfig, roles: tuple[Role, ...] = EVALUATED) -> None:
         if config.model.weights:
             command.out.print(str(load_weights_into(model, config.model.weights)), markup=False)
     except InvalidValue as error:
-        raise Refused(f"model.{error.field}: {error}") from error
+        raise UserError(f"model.{error.field}: {error}") from error
 
 
-def start_run(config: TrainConfig, folder: Path, tracking_uri: str | None) -> run_dir.Record:
+def start_run(config: TrainConfig, folder: Path, tracking_uri: str | None) -> run_dir.RunRecord:
     """Make the run's folder and its MLflow run."""
     from harness import tracking
 
@@ -161,11 +163,11 @@ def start_run(config: TrainConfig, folder: Path, tracking_uri: str | None) -> ru
     data = load_data_once(config.data)
     write_classes(folder, data)
     run_dir.write_splits(folder, data)
-    repeat = f"python -m harness.train --config {run_dir.shown(folder / 'config.yaml')}"
+    repeat = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')}"
     run = tracking.Run.create(uri, experiment, folder.name, tracking.repeated_by(repeat))
-    record = run_dir.Record("train", uri, experiment, run.run_id)
-    record.write(folder)
-    return record
+    run_record = run_dir.RunRecord("train", uri, experiment, run.run_id)
+    run_record.write(folder)
+    return run_record
 
 
 def log_start(run: Any, config: TrainConfig, folder: Path) -> None:
@@ -182,32 +184,34 @@ def open_experiment(uri: str, name: str) -> str:
     """The MLflow experiment, made if need be.
 
     Raises:
-        Refused: the store cannot be opened.
+        UserError: the store cannot be opened.
     """
     from harness import tracking
 
     try:
         tracking.require_answer(uri)
         return tracking.open_experiment(uri, name)
-    except (*tracking.TROUBLES, ValueError) as error:
+    except (*tracking.STORE_ERRORS, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise Refused(f"--tracking-uri: must be an MLflow store that can be opened, but got {uri}: {reason}") from error
+        raise UserError(
+            f"--tracking-uri: must be an MLflow store that can be opened, but got {uri}: {reason}"
+        ) from error
 
 
 def run(
-    config: TrainConfig, folder: Path, record: run_dir.Record, workers: int, gpus: int, options: Any, resume: str
+    config: TrainConfig, folder: Path, run_record: run_dir.RunRecord, workers: int, gpus: int, options: Any, resume: str
 ) -> int:
-    from harness.tracking import TROUBLES, Run
+    from harness.tracking import STORE_ERRORS, Run
 
-    job = Job(config, folder, record.tracking_uri, record.run_id)
-    log = Run(record.tracking_uri, record.run_id)
+    job = TrainJob(config, folder, run_record.tracking_uri, run_record.run_id)
+    log = Run(run_record.tracking_uri, run_record.run_id)
     status = "FAILED"
     try:
         with command.TrainingDisplay(config.steps) as display:
             if workers == 1 and not options.address:
                 device = torch.device("cuda", 0) if gpus else torch.device("cpu")
                 with command.StopFlag("stopping after this step; once more to stop at once") as stop:
-                    metrics = train(job, LocalSession(device, display.show, stop))
+                    metrics = train(job, LocalContext(device, display.show, stop))
             else:
                 from harness.distributed.torch_trainer import train_on_workers
 
@@ -218,25 +222,25 @@ def run(
         status = "KILLED"
         command.out.print(f"interrupted; go on with: {resume}", markup=False)
         return command.INTERRUPTED
-    except TrainingError as error:
-        with suppress(*TROUBLES):
+    except RunFailed as error:
+        with suppress(*STORE_ERRORS):
             log.failed(error)
         raise
     except DataError as error:  # all was read once before: a file that is gone now, a cache that is full
-        with suppress(*TROUBLES):
+        with suppress(*STORE_ERRORS):
             log.failed(error)
         reason = str(error).strip().splitlines()[-1].removeprefix("classmix_core.errors.DataError: ")  # of a loader
-        raise command.Failed(f"{reason} Once the cause is gone, go on with: {resume}") from error
+        raise RunFailed(f"{reason} Once the cause is gone, go on with: {resume}") from error
     except BaseException as error:
         command.err.print(f"failed; once the cause is gone, go on with: {resume}", markup=False)
-        with suppress(*TROUBLES):  # which may be the error
+        with suppress(*STORE_ERRORS):  # which may be the error
             log.failed(error)
         raise
     finally:
-        trouble = log.settle(status)
+        trouble = log.finish_or_reason(status)
     if trouble:
-        raise command.Failed(f"MLflow does not know of the end: {trouble} Once the cause is gone, go on with: {resume}")
-    record.end(folder)
+        raise RunFailed(f"MLflow does not know of the end: {trouble} Once the cause is gone, go on with: {resume}")
+    run_record.end(folder)
     show_result(metrics, folder, config.eval.network)
     return command.DONE
 
@@ -257,19 +261,21 @@ def show_result(metrics: dict[str, float], folder: Path, network: str) -> None:
     table.add_column("IoU", justify="right")
     for key, value in metrics.items():
         if key.startswith("test/iou/"):
-            table.add_row(key.removeprefix("test/iou/"), command.share(value))
+            table.add_row(key.removeprefix("test/iou/"), command.format_metric(value))
     table.add_section()
-    table.add_row("[bold]mean", f"[bold]{command.share(metrics['test/miou'])}")
+    table.add_row("[bold]mean", f"[bold]{command.format_metric(metrics['test/miou'])}")
     command.out.print(table)
     command.out.print(f"pixel accuracy {metrics['test/accuracy']:.3f}")
     both = Table(title="test mIoU")
     for column in ("", f"best step on val ({metrics['test/best_step']:.0f})", "last step"):
         both.add_column(column, justify="right")
     for name in NETWORKS:
-        both.add_row(name, *(command.share(metrics[f"test/{which}_{name}_miou"]) for which in ("best", "final")))
+        both.add_row(
+            name, *(command.format_metric(metrics[f"test/{which}_{name}_miou"]) for which in ("best", "final"))
+        )
     command.out.print(both)
     command.out.print(
-        f"weights and splits: {run_dir.shown(folder)}; curves and pictures: python -m harness.ui", markup=False
+        f"weights and splits: {run_dir.display_path(folder)}; curves and pictures: python -m harness.ui", markup=False
     )
 
 

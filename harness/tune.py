@@ -22,10 +22,10 @@ import harness  # noqa: F401
 from classmix_core.errors import DataError
 from harness import run_dir
 from harness.cli import command
-from harness.cli.command import Refused
 from harness.config.search import Resources, SearchConfig, read_space
-from harness.config.train import ConfigError, Parser, TrainConfig, flatten, make_parser, to_yaml, train_config
-from harness.search.search_space import parameters, planned
+from harness.config.train import Parser, TrainConfig, flatten, make_parser, to_yaml, train_config
+from harness.errors import UserError
+from harness.search.search_space import initial_points, search_parameters
 from harness.train import add_common, check, open_experiment
 
 DESCRIPTION = "Search hyperparameters of ClassMix: every value of TrainConfig can be an axis."
@@ -58,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = build_parser().read(args)
     storage = Path(options.storage_path).absolute()
     if options.resume:
-        folder, record = run_dir.find_unfinished(storage, options.name, "tune")
+        folder, run_record = run_dir.find_unfinished(storage, options.name, "tune")
         refuse_changes(options)
         search, base = read_study(folder)
         enough(search.resources, options.address)
@@ -66,7 +66,7 @@ def main(args: Sequence[str] | None = None) -> int:
             check(base, ("val",))
     else:
         search, base, source = new_study(options, args)
-        planned(search, parameters(search, base, source), source)  # refuses what cannot be searched
+        initial_points(search, search_parameters(search, base, source), source)  # refuses what cannot be searched
         folder = run_dir.new_folder(storage, options.name, "tune")
         enough(search.resources, options.address)
         check(base, ("val",))
@@ -78,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     uri = options.tracking_uri or default_uri()
     # a new store takes seconds: it is made while Ray starts, where Ray can no more be the reason to refuse
-    sure = options.address is None and search.resources.group == 1
+    sure = options.address is None and search.resources.workers_per_trial == 1
     try:
         with command.Interrupts("stopping the trials") as interrupts, ThreadPoolExecutor(1) as pool:
             opening = pool.submit(open_experiment, uri, folder.name) if sure and not options.resume else None
@@ -88,11 +88,11 @@ def main(args: Sequence[str] | None = None) -> int:
                 if not options.resume:
                     experiment = opening.result() if opening else open_experiment(uri, folder.name)
                     folder.mkdir(parents=True, exist_ok=True)
-                with run_dir.held(folder):
+                with run_dir.run_lock(folder):
                     if not options.resume:
-                        record = start_study(search, base, folder, uri, experiment)
+                        run_record = start_study(search, base, folder, uri, experiment)
                     resume = run_dir.resume_command("harness.tune", folder, options.storage_path, options.address)
-                    return run_study(search, base, folder, record, options, resume, interrupts, room)
+                    return run_study(search, base, folder, run_record, options, resume, interrupts, room)
     except (KeyboardInterrupt, SystemExit):  # before the study began; the latter from Ray's own handler of SIGTERM
         return command.INTERRUPTED
 
@@ -101,31 +101,31 @@ def new_study(options: Any, args: Sequence[str] | None) -> tuple[SearchConfig, T
     """The search and the configuration that its trials share: the file's, then --train FILE, then flags.
 
     Raises:
-        ConfigError: see `read_space` and `Parser.read`.
+        UserError: see `read_space` and `Parser.read`.
     """
     if options.space is None:
-        raise Refused("--space: must name a search-space file, such as search_spaces/tau_ema.yaml, but is not given.")
+        raise UserError("--space: must name a search-space file, such as search_spaces/tau_ema.yaml, but is not given.")
     source = Path(options.space)
     search = read_space(source)
     flags, given = as_flags(search.train, "train."), sys.argv[1:] if args is None else args
     try:
         base = shared_config(flags)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     base = shared_config([*flags, *given])
     for name in ("gpus", "workers"):
         if getattr(base, name) is not None:
             rule = "what a trial runs on is set by resources in the space file, or --gpus-per-trial"
-            raise Refused(f"train.{name}: {rule}, but got {getattr(base, name)!r}.")
+            raise UserError(f"train.{name}: {rule}, but got {getattr(base, name)!r}.")
     if options.trials is not None:
         if options.trials < 1:
-            raise ConfigError(f"--trials: `trials >= 1` must hold, but got {options.trials}.")
+            raise UserError(f"--trials: `trials >= 1` must hold, but got {options.trials}.")
         search = dataclasses.replace(search, trials=options.trials)
     if options.gpus_per_trial is not None:
         try:
             resources = dataclasses.replace(search.resources, gpus=options.gpus_per_trial)
         except ValueError as error:
-            raise ConfigError(f"--gpus-per-trial: {error}") from error
+            raise UserError(f"--gpus-per-trial: {error}") from error
         search = dataclasses.replace(search, resources=resources)
     return search, base, source
 
@@ -135,8 +135,8 @@ def shared_config(words: Sequence[str]) -> TrainConfig:
     values = build_parser().read(words).as_dict()["train"]
     try:
         return train_config(values)
-    except ConfigError as error:
-        raise ConfigError(f"train.{error}") from error
+    except UserError as error:
+        raise UserError(f"train.{error}") from error
 
 
 def refuse_changes(options: Any) -> None:
@@ -144,11 +144,11 @@ def refuse_changes(options: Any) -> None:
         value = getattr(options, name)
         if value is not None:
             flag = f"--{name.replace('_', '-')}"
-            raise Refused(f"{flag}: a resumed study keeps its configuration, but got {value!r}.")
+            raise UserError(f"{flag}: a resumed study keeps its configuration, but got {value!r}.")
     default = flatten(TrainConfig())
     for key, value in flatten(train_config(options.as_dict()["train"])).items():
         if value != default[key]:
-            raise Refused(f"train.{key}: a resumed study keeps its configuration, but got {value!r}.")
+            raise UserError(f"train.{key}: a resumed study keeps its configuration, but got {value!r}.")
 
 
 def read_study(folder: Path) -> tuple[SearchConfig, TrainConfig]:
@@ -169,7 +169,7 @@ def enough(resources: Resources, address: str | None) -> None:
     for name, asked, unit in (("gpus", resources.gpus, "GPU"), ("cpus", cpus, "CPU")):
         have = there.get(unit, 0)
         if asked > have:
-            raise Refused(f"resources.{name}: {asked:g} asked for each trial, but {where} has {have:g} {unit}s.")
+            raise UserError(f"resources.{name}: {asked:g} asked for each trial, but {where} has {have:g} {unit}s.")
 
 
 def warn_of_test(base: TrainConfig) -> None:
@@ -187,10 +187,10 @@ def check_metric(metric: str, base: TrainConfig) -> None:
 
     known = ["val/miou", "val/accuracy", *(f"val/iou/{name}" for name in load_data_once(base.data, ("val",)).classes)]
     if metric not in known:
-        raise Refused(f"metric: must be one of {', '.join(known)}, but got {metric!r}.")
+        raise UserError(f"metric: must be one of {', '.join(known)}, but got {metric!r}.")
 
 
-def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str, experiment: str) -> run_dir.Record:
+def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str, experiment: str) -> run_dir.RunRecord:
     """Write the study's files and make the parent run in an MLflow experiment."""
     from harness import tracking
     from harness.training.trainer import load_data_once
@@ -199,12 +199,14 @@ def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str,
     space_file.write_text(to_yaml(dataclasses.replace(search, train={})))
     config_file.write_text(to_yaml(base))
     run_dir.write_splits(folder, load_data_once(base.data, ("val",)))
-    repeat = f"python -m harness.tune --space {run_dir.shown(space_file)} --train {run_dir.shown(config_file)}"
+    repeat = (
+        f"python -m harness.tune --space {run_dir.display_path(space_file)} --train {run_dir.display_path(config_file)}"
+    )
     tags = {**tracking.repeated_by(repeat), "harness.role": "search", tracking.FOLDER: str(folder)}
     run = tracking.find_run(uri, experiment, folder) or tracking.Run.create(uri, experiment, folder.name, tags)
-    record = run_dir.Record("tune", uri, experiment, run.run_id)
-    record.write(folder)
-    return record
+    run_record = run_dir.RunRecord("tune", uri, experiment, run.run_id)
+    run_record.write(folder)
+    return run_record
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import harness  # noqa: F401
 from harness.cli import command
-from harness.config.train import ConfigError, make_parser
+from harness.config.train import make_parser
+from harness.errors import UserError
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -19,7 +20,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--tracking-uri", type=str | None, help="MLflow store; by default mlflow.db in this folder.")
     options = parser.read(args)
     if not 1 <= options.port <= 65535:
-        raise ConfigError(f"--port: `1 <= port <= 65535` must hold, but got {options.port}.")
+        raise UserError(f"--port: `1 <= port <= 65535` must hold, but got {options.port}.")
     from harness.tracking import default_uri
 
     uri = options.tracking_uri or default_uri()

@@ -31,13 +31,13 @@ def write_space(folder: Path, text: str) -> str:
     return "--space=space.yaml"
 
 
-def entries(folder: Path, phase: str = "trials") -> list[dict[str, Any]]:
-    """The ledger of the study called s, by number."""
+def records(folder: Path, phase: str = "trials") -> list[dict[str, Any]]:
+    """The store of the study called s, by number."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob(f"runs/s/{phase}/*/trial.json"))]
 
 
 def ended(folder: Path, phase: str = "trials") -> dict[int, dict[str, Any]]:
-    return {one["number"]: one for one in entries(folder, phase) if one["state"] not in ("waiting", "running")}
+    return {one["number"]: one for one in records(folder, phase) if one["state"] not in ("waiting", "running")}
 
 
 def without_time(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.errors import require
-from classmix_core.mixing import IGNORE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class DataConfig:
     their own val is test."""
     extra_unlabelled: bool = False
     """cityscapes: the images of train_extra serve unlabelled too."""
-    ignore_value: int = IGNORE
+    ignore_value: int = IGNORE_INDEX
     """folder: label value that is ignored, besides 255."""
     resize: tuple[int, int] | None = None
     """Height and width that images are resized to on loading."""

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data.samples import Samples
-from classmix_core.mixing import IGNORE
 
 Size = tuple[int, int]
 
@@ -63,7 +63,7 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         crop: H, W of a random window, taken after the zoom; None: as large as before the zoom.
         scale: range of the random zoom. What it makes smaller than the window is padded, as in the authors' VOC reader.
 
-    Yields uint8 (3, H, W) and uint8 (H, W): the label, or without labels 0; IGNORE where the image is padded.
+    Yields uint8 (3, H, W) and uint8 (H, W): the label, or without labels 0; IGNORE_INDEX where the image is padded.
     """
 
     def __init__(
@@ -102,14 +102,14 @@ def zoom(image: Tensor, label: Tensor, factor: float) -> tuple[Tensor, Tensor]:
 
 
 def random_crop(image: Tensor, label: Tensor, size: Size, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Cut `size` from a random place; what is too small is padded right and below with 0 and label IGNORE."""
+    """Cut `size` from a random place; what is too small is padded right and below with 0 and label IGNORE_INDEX."""
     height, width = size
     top = int(rng.integers(0, max(image.shape[1] - height, 0) + 1))
     left = int(rng.integers(0, max(image.shape[2] - width, 0) + 1))
     window = (slice(top, top + height), slice(left, left + width))
     image, label = image[:, window[0], window[1]], label[window]
     padding = (0, width - label.shape[1], 0, height - label.shape[0])
-    return F.pad(image, padding), F.pad(label, padding, value=IGNORE)
+    return F.pad(image, padding), F.pad(label, padding, value=IGNORE_INDEX)
 
 
 def ignore_interrupt(worker: int) -> None:

@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.errors import DataError
-from classmix_core.mixing import IGNORE
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -26,7 +26,7 @@ class Samples(Protocol):
         ...
 
     def label(self, index: int) -> Tensor:
-        """uint8 (H, W), 0..K-1 or IGNORE."""
+        """uint8 (H, W), 0..K-1 or IGNORE_INDEX."""
         ...
 
     def subset(self, indices: Sequence[int]) -> "Samples": ...
@@ -73,14 +73,14 @@ class FileSamples:
         names: one an image.
         image_paths: one a name.
         label_paths: one a name, or None: then no label is ever looked for.
-        ignore_value: label value in the files that becomes IGNORE, besides IGNORE itself.
+        ignore_value: label value in the files that becomes IGNORE_INDEX, besides IGNORE_INDEX itself.
         reader: reads a label file as uint8 (H, W); None: `read_label`. A function of a module, for loader processes.
     """
 
     names: Sequence[str]
     image_paths: Sequence[Path]
     label_paths: Sequence[Path] | None
-    ignore_value: int = IGNORE
+    ignore_value: int = IGNORE_INDEX
     reader: Callable[[Path], Tensor] | None = None
 
     def image(self, index: int) -> Tensor:
@@ -90,7 +90,7 @@ class FileSamples:
     def label(self, index: int) -> Tensor:
         assert self.label_paths is not None
         label = (self.reader or read_label)(self.label_paths[index])
-        return label.masked_fill_(label == self.ignore_value, IGNORE)
+        return label.masked_fill_(label == self.ignore_value, IGNORE_INDEX)
 
     def subset(self, indices: Sequence[int]) -> "FileSamples":
         labels = None if self.label_paths is None else [self.label_paths[i] for i in indices]
@@ -109,9 +109,9 @@ class FileSamples:
             found = f"{label.shape[0]}x{label.shape[1]} and {height}x{width} (height x width)"
             image = self.image_paths[index]
             raise DataError(f"{path}: label and image must be of one size, but got {found}; the image is {image}.")
-        highest = int(label.masked_fill(label == IGNORE, 0).max())
+        highest = int(label.masked_fill(label == IGNORE_INDEX, 0).max())
         if highest >= num_classes:
-            rule = f"label values must be 0..{num_classes - 1} (the {num_classes} classes) or {IGNORE} (ignore)"
+            rule = f"label values must be 0..{num_classes - 1} (the {num_classes} classes) or {IGNORE_INDEX} (ignore)"
             raise DataError(f"{path}: {rule}, but got {highest}.")
         return height, width
 
@@ -198,7 +198,9 @@ def below(folder: Path) -> Iterator[Path]:
         yield from (Path(home, name) for name in names)
 
 
-def pair_files(images: Path, labels: Path, root: Path, ignore_value: int = IGNORE, layout: str = "") -> FileSamples:
+def pair_files(
+    images: Path, labels: Path, root: Path, ignore_value: int = IGNORE_INDEX, layout: str = ""
+) -> FileSamples:
     """Every image below `images` with the PNG of the same relative stem below `labels`; named relative to `root`.
 
     Raises:

@@ -17,9 +17,8 @@ from rich.progress import Progress as Bar
 
 from classmix_core.data.cache import release
 from classmix_core.errors import DataError, InvalidValue
-from harness.config.train import ConfigError
-from harness.training.context import Interrupted, Progress
-from harness.training.trainer import TrainingError
+from harness.errors import Interrupted, RunFailed, UserError
+from harness.training.context import Progress
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -27,23 +26,15 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-class Refused(Exception):
-    """Input that cannot be used; the message is one line."""
-
-
-class Failed(Exception):
-    """The work came to nothing, for a reason that is no bug of ours; the message is one line."""
-
-
 def run_command(main: Callable[[], int]) -> None:
     """Run a command and exit with its code; what the user caused is one line on stderr, without a traceback."""
     try:
         code = main()
-    except (ConfigError, Refused, DataError) as error:
+    except (UserError, DataError) as error:
         code = refuse(str(error))
     except InvalidValue as error:
         code = refuse(f"{error.field}: {error}")
-    except (TrainingError, Failed) as error:
+    except RunFailed as error:
         err.print(f"[bold red]failed:[/] {escape(str(error))}")
         code = FAILED
     except (KeyboardInterrupt, Interrupted):
@@ -117,7 +108,7 @@ class Interrupts:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.handle)
 
-    def hush(self) -> None:
+    def ignore_signals(self) -> None:
         """From now on nothing is raised: what is left is to tidy up."""
         if self.raised_at is None:
             self.raised_at = time.monotonic()
@@ -139,7 +130,7 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
-def share(value: float | None) -> str:
+def format_metric(value: float | None) -> str:
     """An IoU or lambda as text."""
     return "-" if value is None else f"{value:.3f}"
 
@@ -177,8 +168,8 @@ class TrainingDisplay:
             self.start, self.first_step = time.monotonic(), progress.step
         self.loss = self.loss if progress.loss is None else progress.loss
         self.lambda_ = self.lambda_ if progress.lambda_ is None else progress.lambda_
-        val, best = share(progress.val_miou), share(progress.best)
-        text = f"loss {share(self.loss)} lambda {share(self.lambda_)} val mIoU {val} best {best}"
+        val, best = format_metric(progress.val_miou), format_metric(progress.best)
+        text = f"loss {format_metric(self.loss)} lambda {format_metric(self.lambda_)} val mIoU {val} best {best}"
         self.bar.update(self.task, completed=progress.step, text=text)
         if progress.loss is None and not out.is_terminal and progress.val_miou is not None:
             taken = time.monotonic() - self.start

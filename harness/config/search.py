@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from classmix_core.errors import require
-from harness.config.train import ConfigError, from_mapping, make_parser
+from harness.config.train import from_mapping, make_parser
+from harness.errors import UserError
 
 TRIALS = 16
 """Of a search whose file does not say."""
@@ -82,14 +83,14 @@ class Resources:
             require(self.workers == max(1, self.gpus), "workers", rule, self.workers)
 
     @property
-    def group(self) -> int:
+    def workers_per_trial(self) -> int:
         """Workers of a trial."""
         return self.workers or max(1, int(self.gpus))
 
     @property
     def all_cpus(self) -> int:
         """Cores of a trial."""
-        return self.cpus * self.group
+        return self.cpus * self.workers_per_trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,17 +144,17 @@ def read_space(path: Path) -> SearchConfig:
     """Read a search-space file.
 
     Raises:
-        ConfigError: no such file, an unknown key, a wrong type, a broken rule.
+        UserError: no such file, an unknown key, a wrong type, a broken rule.
     """
     if not path.is_file():
-        raise ConfigError(f"--space: must be an existing file, but got {str(path)!r}.")
+        raise UserError(f"--space: must be an existing file, but got {str(path)!r}.")
     parser = make_parser("space", "")
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(SearchConfig, None)
     try:
         return search_config(parser.read([f"--config={path}"]).as_dict())
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def search_config(values: Mapping[str, Any]) -> SearchConfig:

@@ -20,7 +20,8 @@ from classmix_core.data import DataConfig
 from classmix_core.errors import InvalidValue, require
 from classmix_core.models import ModelConfig
 from classmix_core.optim import OptimConfig
-from classmix_core.sliding_window import Views
+from classmix_core.sliding_window import InferenceConfig
+from harness.errors import UserError
 from harness.training.pretrained import absolute_source
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -49,15 +50,17 @@ class EvalConfig:
     """Average the logits over the image resized by these factors."""
 
     def __post_init__(self) -> None:
-        self.views()  # which checks its fields
+        self.inference()  # which checks its fields
 
-    def views(self) -> Views:
+    def inference(self) -> InferenceConfig:
         """How each image is looked at.
 
         Raises:
             InvalidValue: a field breaks a rule.
         """
-        return Views(window=self.window, stride=self.stride, batch=self.batch, flip=self.flip, scales=self.scales)
+        return InferenceConfig(
+            window=self.window, stride=self.stride, batch=self.batch, flip=self.flip, scales=self.scales
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,7 @@ class TrainConfig:
     checkpoint_every: int | None = None
     """Steps between checkpoints. Unset: one at each evaluation."""
     log_every: int = 10
-    """Steps between two entries of the training curves, which are means over these steps."""
+    """Steps between two records of the training curves, which are means over these steps."""
     gpus: int | None = None
     """GPUs to train on, one worker each. Unset: all that the machine has; 0: CPU."""
     workers: int | None = None
@@ -106,18 +109,14 @@ class TrainConfig:
             require(self.workers == self.gpus, "workers", f"workers == gpus ({self.gpus}), one on each", self.workers)
 
 
-class ConfigError(ValueError):
-    """Refused input: the message is one line with the key or file, the rule and the value."""
-
-
 class Parser(jsonargparse.ArgumentParser):
-    """jsonargparse, but for errors: ConfigError with one line and the nearest key there is."""
+    """jsonargparse, but for errors: UserError with one line and the nearest key there is."""
 
     def read(self, args: Sequence[str] | None = None) -> jsonargparse.Namespace:
         """Parse the command line (or a list of its words).
 
         Raises:
-            ConfigError: an unknown key, a value of a wrong type, an unreadable file.
+            UserError: an unknown key, a value of a wrong type, an unreadable file.
         """
         try:
             return self.parse_args(args)
@@ -133,7 +132,7 @@ class Parser(jsonargparse.ArgumentParser):
             unknown = re.search(r"[Oo]ption '(.+?)'|unrecognized arguments: -*([^\s=]+)", line)
             known = [action.dest for action in self._actions]
             nearest = difflib.get_close_matches(unknown[1] or unknown[2], known, 1, 0.5) if unknown else []
-            raise ConfigError(line + (f" (nearest key: {nearest[0]})" if nearest else "")) from error
+            raise UserError(line + (f" (nearest key: {nearest[0]})" if nearest else "")) from error
 
 
 def make_parser(command: str, description: str) -> Parser:
@@ -150,10 +149,10 @@ def from_mapping(config_class: type[T], values: Mapping[str, Any], prefix: str =
     """Build a configuration out of nested, type-checked mappings.
 
     Raises:
-        ConfigError: a value breaks a rule; the message starts with the key's full path.
+        UserError: a value breaks a rule; the message starts with the key's full path.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{prefix.rstrip('.')}: must be a mapping of keys to values, but got {values!r}.")
+        raise UserError(f"{prefix.rstrip('.')}: must be a mapping of keys to values, but got {values!r}.")
     arguments = {}
     for item in dataclasses.fields(config_class):  # type: ignore[arg-type]
         if item.name not in values:
@@ -168,7 +167,7 @@ def from_mapping(config_class: type[T], values: Mapping[str, Any], prefix: str =
     try:
         return config_class(**arguments)
     except InvalidValue as error:
-        raise ConfigError(f"{prefix}{error.field}: {error}") from error
+        raise UserError(f"{prefix}{error.field}: {error}") from error
 
 
 def item_default(item: dataclasses.Field[Any]) -> object:
@@ -208,7 +207,7 @@ def train_config(values: Mapping[str, Any]) -> TrainConfig:
     """The TrainConfig among the values of a parsed command line, its paths absolute: workers may run elsewhere.
 
     Raises:
-        ConfigError: see `from_mapping`.
+        UserError: see `from_mapping`.
     """
     config = from_mapping(TrainConfig, values)
     root, split_file, cache_dir = map(absolute, (config.data.root, config.data.split_file, config.data.cache_dir))
@@ -225,7 +224,7 @@ def load_config(path: Path) -> TrainConfig:
     """Read a run configuration.
 
     Raises:
-        ConfigError: as `Parser.read` and `from_mapping`.
+        UserError: as `Parser.read` and `from_mapping`.
     """
     parser = make_parser("config", "")
     add_train_config(parser)
@@ -236,7 +235,7 @@ def override(config: T, values: Mapping[str, Any]) -> T:
     """The configuration with values by dotted key replaced.
 
     Raises:
-        ConfigError: a value breaks a rule.
+        UserError: a value breaks a rule.
     """
     nested = dataclasses.asdict(config)  # type: ignore[call-overload]
     for key, value in values.items():

@@ -13,10 +13,10 @@ import ray
 import torch
 
 from harness import RAY_ENVIRONMENT
-from harness.cli.command import Refused
 from harness.config.search import Resources
-from harness.training.context import Progress, StoppedEarly, TrainSession, TrialGroupSession
-from harness.training.trainer import Job, TrainingError, train
+from harness.errors import RunFailed, TrialPruned, UserError
+from harness.training.context import Progress, RayTrainContext, RayTrialContext
+from harness.training.trainer import TrainJob, train
 
 OBJECT_STORE_BYTES = 100 * 1024 * 1024  # nothing large goes through it
 
@@ -31,7 +31,7 @@ def connected(address: str | None, verbose: bool, **options: Any) -> Iterator[No
     """A Ray of our own for as long as the block lasts, or a cluster's.
 
     Raises:
-        Refused: no cluster answers at the address.
+        UserError: no cluster answers at the address.
     """
     if not verbose:
         quiet()
@@ -54,7 +54,7 @@ def connected(address: str | None, verbose: bool, **options: Any) -> Iterator[No
         reason = str(error).splitlines()[0]
         if "RAY_AUTH_MODE" not in os.environ:  # Ray says no more than that it cannot connect
             reason += " (one with token authentication, Ray's default, needs RAY_AUTH_MODE=token, or --address auto)"
-        raise Refused(f"--address: a Ray cluster must answer there, but got {address}: {reason}") from error
+        raise UserError(f"--address: a Ray cluster must answer there, but got {address}: {reason}") from error
     if not verbose:
         quiet()
     try:
@@ -70,7 +70,7 @@ def cluster_resources(address: str) -> dict[str, float]:
 
 
 @ray.remote(num_cpus=0)
-class Board:
+class ProgressActor:
     """What rank 0 shows and reports, and its result; the driver polls it, and answers reports."""
 
     def __init__(self) -> None:
@@ -116,28 +116,30 @@ class Board:
 
 def work(settings: dict[str, Any]) -> None:
     """What each worker of the TorchTrainer runs."""
-    import ray.train.v2._internal.execution.context as context
+    import ray.train.v2._internal.execution.context as ray_context
 
-    logging.getLogger(context.__file__).setLevel(logging.WARNING)  # its "Reporting training result" has no other switch
-    job, board = settings["job"], settings["board"]
-    session = settings["session"](board)
+    logging.getLogger(ray_context.__file__).setLevel(
+        logging.WARNING
+    )  # its "Reporting training result" has no other switch
+    job, progress_actor = settings["job"], settings["progress_actor"]
+    context = settings["context"](progress_actor)
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])
     try:
-        result = train(job, session)
-    except TrainingError as error:  # the same again if it were tried again: no failure to Ray
-        ray.get(board.end.remote(None, str(error)))
+        result = train(job, context)
+    except RunFailed as error:  # the same again if it were tried again: no failure to Ray
+        ray.get(progress_actor.end.remote(None, str(error)))
         return
-    except StoppedEarly:
+    except TrialPruned:
         return
-    if session.rank == 0:
-        ray.get(board.end.remote(result, None))
+    if context.rank == 0:
+        ray.get(progress_actor.end.remote(result, None))
 
 
 def build_trainer(
-    job: Job,
-    board: Any,
-    session: type[TrainSession],
+    job: TrainJob,
+    progress_actor: Any,
+    context: type[RayTrainContext],
     *,
     workers: int,
     use_gpu: bool,
@@ -157,7 +159,7 @@ def build_trainer(
     reserved = None if cpus is None else {"CPU": cpus} | ({"GPU": 1} if use_gpu else {})
     return TorchTrainer(
         work,
-        train_loop_config={"job": job, "board": board, "session": session, "threads": cpus},
+        train_loop_config={"job": job, "progress_actor": progress_actor, "context": context, "threads": cpus},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=reserved),
         run_config=RunConfig(  # type: ignore[call-arg]
             name=f"{job.folder.name}-{time.time_ns()}",  # one used before would be taken for finished
@@ -170,48 +172,48 @@ def build_trainer(
 
 
 def train_on_workers(
-    job: Job, workers: int, gpus: int, address: str | None, verbose: bool, show: Callable[[Progress], None]
+    job: TrainJob, workers: int, gpus: int, address: str | None, verbose: bool, show: Callable[[Progress], None]
 ) -> dict[str, float]:
     """Run a job data parallel; a worker that dies is replaced and the group goes on from the newest checkpoint.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
-        TrainingError: the training cannot go on.
+        RunFailed: the training cannot go on.
     """
     # CPU workers are counted by us: Ray counts one core each, and two workers must run on one core as well
     options: dict[str, Any] = {} if gpus else {"num_cpus": max(workers, os.cpu_count() or 1) + 1}
     with connected(address, verbose, **options):
-        board: Any = Board.remote()  # type: ignore[attr-defined]
+        progress_actor: Any = ProgressActor.remote()  # type: ignore[attr-defined]
         trainer = build_trainer(
-            job, board, TrainSession, workers=workers, use_gpu=gpus > 0, failures=2, verbose=verbose
+            job, progress_actor, RayTrainContext, workers=workers, use_gpu=gpus > 0, failures=2, verbose=verbose
         )
-        with polling(board, show):
+        with polling(progress_actor, show):
             try:
                 trainer.fit()
             except SystemExit as stop:  # how Ray Train passes a Ctrl-C on
                 raise KeyboardInterrupt from stop
-        result, reason = ray.get(board.outcome.remote())
+        result, reason = ray.get(progress_actor.outcome.remote())
         if reason is not None:
-            raise TrainingError(reason)
+            raise RunFailed(reason)
         assert result is not None
         return result
 
 
-def train_in_group(job: Job, resources: Resources, tell: Callable[[dict[str, float]], bool]) -> None:
+def train_in_group(job: TrainJob, resources: Resources, tell: Callable[[dict[str, float]], bool]) -> None:
     """Run the trial of a search on several workers, from inside of its Tune actor.
 
-    The group always ends by itself, told so through the board: if its trainer is killed, its resources may stay taken.
+    The group always ends by itself, told so through the actor: if its trainer is killed, its resources may stay taken.
 
     Raises:
-        TrainingError: the training cannot go on.
-        StoppedEarly: `tell` said so.
+        RunFailed: the training cannot go on.
+        TrialPruned: `tell` said so.
     """
-    board: Any = Board.remote()  # type: ignore[attr-defined]
+    progress_actor: Any = ProgressActor.remote()  # type: ignore[attr-defined]
     trainer = build_trainer(
         job,
-        board,
-        TrialGroupSession,
-        workers=resources.group,
+        progress_actor,
+        RayTrialContext,
+        workers=resources.workers_per_trial,
         use_gpu=resources.gpus > 0,
         cpus=resources.cpus,
         failures=0,
@@ -219,29 +221,29 @@ def train_in_group(job: Job, resources: Resources, tell: Callable[[dict[str, flo
     with ThreadPoolExecutor(1) as pool:
         fitting = pool.submit(trainer.fit)
         try:
-            stopped = pass_reports_on(board, fitting, tell)
+            stopped = pass_reports_on(progress_actor, fitting, tell)
         finally:
-            ray.get(board.close.remote())
+            ray.get(progress_actor.close.remote())
         try:
             fitting.result()
         except Exception as error:
             raise innermost(error) from error
-    _, reason = ray.get(board.outcome.remote())
+    _, reason = ray.get(progress_actor.outcome.remote())
     if reason is not None:
-        raise TrainingError(reason)
+        raise RunFailed(reason)
     if stopped:
-        raise StoppedEarly
+        raise TrialPruned
 
 
-def pass_reports_on(board: Any, fitting: "Future[Any]", tell: Callable[[dict[str, float]], bool]) -> bool:
+def pass_reports_on(progress_actor: Any, fitting: "Future[Any]", tell: Callable[[dict[str, float]], bool]) -> bool:
     """Pass what rank 0 reports to the search, and the answers back, until the group ends; whether it was stopped."""
     stopped, answered = False, 0
     while True:
         ended = fitting.done()
-        for metrics in ray.get(board.reported.remote(answered)):
+        for metrics in ray.get(progress_actor.reported.remote(answered)):
             go_on = tell(metrics)
             stopped = stopped or not go_on
-            ray.get(board.reply.remote(answered, go_on))
+            ray.get(progress_actor.reply.remote(answered, go_on))
             answered += 1
         if ended:
             return stopped
@@ -269,14 +271,14 @@ def state_api_answers() -> bool:
 
 
 @contextmanager
-def polling(board: Any, show: Callable[[Progress], None]) -> Iterator[None]:
-    """Show what comes onto the board, from a thread, while the block lasts."""
+def polling(progress_actor: Any, show: Callable[[Progress], None]) -> Iterator[None]:
+    """Show what comes onto the progress_actor, from a thread, while the block lasts."""
     done = threading.Event()
 
     def poll() -> None:
         while not done.wait(0.5):
             try:
-                for progress in ray.get(board.take.remote()):
+                for progress in ray.get(progress_actor.take.remote()):
                     show(Progress(*progress))
             except ray.exceptions.RayError:
                 return  # Ray is going down; the main thread says why

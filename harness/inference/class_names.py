@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from classmix_core.data import Data
-from harness.atomic import replacing
-from harness.cli.command import Refused
+from harness.atomic import atomic_file
+from harness.errors import UserError
 from harness.training.figures import Palette
 
 CLASSES = "classes.json"
@@ -25,7 +25,7 @@ class Classes:
 def write_classes(folder: Path, data: Data) -> Path:
     """Write those of a data set, atomically; returns the file."""
     path = folder / CLASSES
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         part.write_text(json.dumps(asdict(Classes(data.classes, data.palette)), indent=1), encoding="utf-8")
     return path
 
@@ -34,14 +34,14 @@ def read_classes(path: Path) -> Classes:
     """Those of a run, from its classes.json.
 
     Raises:
-        Refused: there is no such file, or it holds something else.
+        UserError: there is no such file, or it holds something else.
     """
     if not path.is_file():
-        raise Refused(f"{path}: the file must exist, with the names and colours of the classes.")
+        raise UserError(f"{path}: the file must exist, with the names and colours of the classes.")
     try:
         found = from_json(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError):
-        raise Refused(f"{path}: must hold `names` and, for each, an RGB colour 0..255 in `palette`.") from None
+        raise UserError(f"{path}: must hold `names` and, for each, an RGB colour 0..255 in `palette`.") from None
     return found
 
 

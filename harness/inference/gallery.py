@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harness.atomic import replacing
+from harness.atomic import atomic_file
 from harness.inference.class_names import Classes
 from harness.training.figures import Palette, overlay
 
@@ -36,7 +36,7 @@ i { display: inline-block; width: 1em; height: 1em; border: 1px solid GrayText; 
 
 
 @dataclass(frozen=True)
-class Entry:
+class GalleryImage:
     """One image on the page."""
 
     name: str
@@ -50,7 +50,7 @@ class Entry:
     """Of each class."""
 
 
-def write_entry(out: Path, name: str, stem: Path, image: Tensor, label: Tensor, classes: Classes) -> Entry:
+def write_image(out: Path, name: str, stem: Path, image: Tensor, label: Tensor, classes: Classes) -> GalleryImage:
     """Write the three files of an image.
 
     Args:
@@ -66,7 +66,7 @@ def write_entry(out: Path, name: str, stem: Path, image: Tensor, label: Tensor, 
     save(picture(blend), out / "overlays" / with_suffix(stem, ".jpg"), "JPEG")
     save(pair, out / "thumbnails" / with_suffix(stem, ".jpg"), "JPEG")
     pixels = torch.bincount(label.flatten(), minlength=len(classes.names)).tolist()
-    return Entry(name, stem, (label.shape[0], label.shape[1]), (pair.height, pair.width), tuple(pixels))
+    return GalleryImage(name, stem, (label.shape[0], label.shape[1]), (pair.height, pair.width), tuple(pixels))
 
 
 def with_suffix(stem: Path, suffix: str) -> Path:
@@ -94,19 +94,19 @@ def thumbnail(image: Image.Image) -> Image.Image:
 
 
 def save(image: Image.Image, path: Path, kind: str) -> None:
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         image.save(part, kind, quality=90)
 
 
-def write_page(out: Path, entries: list[Entry], classes: Classes) -> Path:
+def write_page(out: Path, labelled_images: list[GalleryImage], classes: Classes) -> Path:
     """index.html, which needs nothing from elsewhere."""
-    total = [sum(counts) for counts in zip(*(entry.pixels for entry in entries), strict=True)]
+    total = [sum(counts) for counts in zip(*(labelled_image.pixels for labelled_image in labelled_images), strict=True)]
     rows = "\n".join(legend_row(classes, index, share) for index, share in enumerate(shares(total)))
-    figures = "\n".join(figure(entry, classes) for entry in entries)
+    figures = "\n".join(figure(labelled_image, classes) for labelled_image in labelled_images)
     page = f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Predictions</title><style>{STYLE}</style>
-<h1>{len(entries)} images</h1>
+<h1>{len(labelled_images)} images</h1>
 <table><caption>Classes and their shares of all pixels</caption>
 {rows}
 </table>
@@ -115,7 +115,7 @@ def write_page(out: Path, entries: list[Entry], classes: Classes) -> Path:
 </main></html>
 """
     path = out / "index.html"
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         part.write_text(page, encoding="utf-8", errors="replace")
     return path
 
@@ -133,20 +133,19 @@ def swatch(classes: Classes, index: int) -> str:
     return f'<i style="background:rgb({red},{green},{blue})"></i>'
 
 
-def figure(entry: Entry, classes: Classes) -> str:
+def figure(labelled_image: GalleryImage, classes: Classes) -> str:
     """Thumbnail, name, size and the four largest classes."""
-    share = shares(entry.pixels)
+    share = shares(labelled_image.pixels)
     largest = [index for index in sorted(range(len(share)), key=lambda index: -share[index])[:4] if share[index] > 0]
     parts = ", ".join(f"{swatch(classes, i)} {escape(classes.names[i])} {share[i]:.0%}" for i in largest)
-    height, width = entry.thumbnail
-    name, source = escape(entry.name), address("thumbnails", entry, ".jpg")
+    height, width = labelled_image.thumbnail
+    name, source = escape(labelled_image.name), address("thumbnails", labelled_image, ".jpg")
     image = f'<img loading="lazy" src="{source}" width="{width}" height="{height}" alt="{name}: image and classes">'
-    links = f'<a href="{address("masks", entry, ".png")}">mask</a>'
-    caption = f"{name}, {entry.size[1]} x {entry.size[0]}, {links}<br>{parts}"
-    return (
-        f'<figure><a href="{address("overlays", entry, ".jpg")}">{image}</a><figcaption>{caption}</figcaption></figure>'
-    )
+    links = f'<a href="{address("masks", labelled_image, ".png")}">mask</a>'
+    caption = f"{name}, {labelled_image.size[1]} x {labelled_image.size[0]}, {links}<br>{parts}"
+    overlay_link = f'<a href="{address("overlays", labelled_image, ".jpg")}">{image}</a>'
+    return f"<figure>{overlay_link}<figcaption>{caption}</figcaption></figure>"
 
 
-def address(folder: str, entry: Entry, suffix: str) -> str:
-    return quote(bytes(folder / with_suffix(entry.stem, suffix)))
+def address(folder: str, labelled_image: GalleryImage, suffix: str) -> str:
+    return quote(bytes(folder / with_suffix(labelled_image.stem, suffix)))

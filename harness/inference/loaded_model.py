@@ -9,8 +9,8 @@ from torch import nn
 
 from classmix_core.errors import InvalidValue
 from classmix_core.models import build_model
-from harness.cli.command import Refused
 from harness.config.train import TrainConfig, load_config
+from harness.errors import UserError
 from harness.inference.class_names import CLASSES, Classes, read_classes
 from harness.training import checkpoint
 
@@ -18,47 +18,47 @@ CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
-class Trained:
+class LoadedModel:
     config: TrainConfig
     classes: Classes
     network: nn.Module
     """On the CPU, in evaluation mode."""
 
 
-def load_trained(folder: Path) -> Trained:
+def load_run_dir(folder: Path) -> LoadedModel:
     """The network of a run folder: config.yaml, classes.json, best.safetensors.
 
     Raises:
-        Refused: one of them is missing or damaged, or they do not fit each other.
-        ConfigError: config.yaml breaks a rule.
+        UserError: one of them is missing or damaged, or they do not fit each other.
+        UserError: config.yaml breaks a rule.
     """
     return load_files(folder / CONFIG, folder / CLASSES, folder / checkpoint.BEST)
 
 
-def load_files(config_file: str | Path, classes_file: str | Path, weights_file: str | Path) -> Trained:
+def load_files(config_file: str | Path, classes_file: str | Path, weights_file: str | Path) -> LoadedModel:
     """The same from files anywhere."""
     weights = Path(weights_file)
     for path in (Path(config_file), weights):
         if not path.is_file():
-            raise Refused(f"{path}: the file must exist in a run folder.")
+            raise UserError(f"{path}: the file must exist in a run folder.")
     config, classes = load_config(Path(config_file)), read_classes(Path(classes_file))
     try:
         network = build_model(config.model, len(classes.names))
     except InvalidValue as error:
-        raise Refused(f"model.{error.field}: {error}") from error
+        raise UserError(f"model.{error.field}: {error}") from error
     try:
         checkpoint.load_weights(weights, network)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise Refused(f"{weights}: must hold the weights of {config.model.name}, but got: {reason}") from error
-    return Trained(config, classes, network.eval())
+        raise UserError(f"{weights}: must hold the weights of {config.model.name}, but got: {reason}") from error
+    return LoadedModel(config, classes, network.eval())
 
 
 def fetch(uri: str, run_id: str, target: Path) -> None:
-    """Download what `load_trained` reads from a run's artefacts.
+    """Download what `load_run_dir` reads from a run's artefacts.
 
     Raises:
-        Refused: no such store or run, or the run has not logged them.
+        UserError: no such store or run, or the run has not logged them.
     """
     import mlflow.artifacts
     from sqlalchemy.exc import SQLAlchemyError
@@ -67,13 +67,13 @@ def fetch(uri: str, run_id: str, target: Path) -> None:
 
     store = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not store.is_file():  # MLflow would make it
-        raise Refused(f"--tracking-uri: must be an MLflow store, but there is no {store}.")
+        raise UserError(f"--tracking-uri: must be an MLflow store, but there is no {store}.")
     try:
         require_answer(uri)
         run = MlflowClient(uri).get_run(run_id)
     except (MlflowException, SQLAlchemyError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise Refused(f"--run: must be the id of a run in {uri}, but got {run_id!r}: {reason}") from error
+        raise UserError(f"--run: must be the id of a run in {uri}, but got {run_id!r}: {reason}") from error
     for name in (CONFIG, CLASSES, f"model/artifacts/{checkpoint.BEST}"):
         try:
             found = mlflow.artifacts.download_artifacts(
@@ -81,6 +81,6 @@ def fetch(uri: str, run_id: str, target: Path) -> None:
             )
         except (MlflowException, OSError) as error:
             rule = f"{run.info.run_name} must have logged {name}, as a finished training does"
-            raise Refused(f"--run: {rule}, but it has not: {str(error).splitlines()[0]}") from error
+            raise UserError(f"--run: {rule}, but it has not: {str(error).splitlines()[0]}") from error
         if Path(found).parent != target:
             shutil.move(found, target)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from classmix_core.data.loader import Size, resize_image
 from classmix_core.evaluate import predict
-from classmix_core.sliding_window import Views
-from harness.inference.loaded_model import Trained
+from classmix_core.sliding_window import InferenceConfig
+from harness.inference.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -16,13 +16,13 @@ class Look:
     """The size that it is resized to, and the passes over it."""
 
     resize: Size | None
-    views: Views
+    inference: InferenceConfig
 
 
 @torch.no_grad()
-def label_image(trained: Trained, image: Tensor, look: Look, device: torch.device) -> Tensor:
+def label_image(trained: LoadedModel, image: Tensor, look: Look, device: torch.device) -> Tensor:
     """Label a uint8 image (3, H, W): uint8 (H, W) on the CPU."""
     size = (image.shape[-2], image.shape[-1])
     batch = resize_image(image, look.resize)[None].to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=trained.config.precision == "bf16"):
-        return predict(trained.network, batch, size, look.views)[0].byte().cpu()
+        return predict(trained.network, batch, size, look.inference)[0].byte().cpu()

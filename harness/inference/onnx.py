@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from classmix_core.augment import MEAN, STD
-from harness.atomic import replacing
-from harness.cli.command import Refused
+from harness.atomic import atomic_file
+from harness.errors import UserError
 
 TOLERANCE = 1e-4
 """Largest difference from torch that is taken, relative to the largest logit where that is above 1."""
@@ -39,7 +39,7 @@ class FromBytes(nn.Module):
 def check_installed() -> None:
     """
     Raises:
-        Refused: the extra is not installed.
+        UserError: the extra is not installed.
     """
     try:
         import onnx  # noqa: F401
@@ -47,7 +47,7 @@ def check_installed() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         rule = "onnx, onnxruntime and onnxscript must be installed (pip install -e '.[onnx]')"
-        raise Refused(f"--export: {rule}, but {error.name} is not.") from None
+        raise UserError(f"--export: {rule}, but {error.name} is not.") from None
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def export(network: nn.Module, path: Path, classes: tuple[str, ...]) -> float:
     model = FromBytes(network).eval()
     program = trace(model, path)
     program.model.metadata_props["classes"] = json.dumps(classes)
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         program.save(part)
         difference, allowed = compare(model, part)
         if not difference <= allowed:  # also where it is not a number

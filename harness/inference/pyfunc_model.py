@@ -22,7 +22,7 @@ class Segmentation(PythonModel):
     def load_context(self, context: Any) -> None:
         files = context.artifacts
         self.trained = load_files(files["config"], files["classes"], files["weights"])
-        self.look = Look(self.trained.config.data.resize, self.trained.config.eval.views())
+        self.look = Look(self.trained.config.data.resize, self.trained.config.eval.inference())
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.trained.network.to(self.device)
 

@@ -25,7 +25,7 @@ MODEL = "model"
 CHAMPION = "champion"
 """Alias of the version that did best on val."""
 VAL = "val_miou"
-UNFIT = re.compile(r"""[/:'"%]""")
+INVALID_CHARS = re.compile(r"""[/:'"%]""")
 """In a name, as MLflow's registry or its queries take them."""
 IMPORTED = (
     "mlflow",
@@ -82,7 +82,7 @@ def requirements(smp: bool) -> list[str]:
 def model_name(config: DataConfig) -> str:
     """Under which a network is registered: one name a data set, so that champions compete over one thing."""
     name = f"folder-{Path(config.root).name}" if config.name == "folder" and config.root else config.name
-    return f"classmix-{UNFIT.sub('_', name)}"
+    return f"classmix-{INVALID_CHARS.sub('_', name)}"
 
 
 def example(val: Samples) -> np.ndarray:

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from harness.config.search import SearchConfig
-from harness.search.trial_store import Entry, Ledger
+from harness.search.trial_store import TrialRecord, TrialStore
 
 
 @dataclass(frozen=True)
@@ -42,59 +42,59 @@ class Candidate:
         return f"{self.mean:.3f}{spread}"
 
 
-def ranked(search: SearchConfig, entries: Sequence[Entry]) -> list[Entry]:
+def ranked(search: SearchConfig, records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Trials that have a value, best first; those that ran to their end before those that were stopped."""
-    known = [entry for entry in entries if entry.metric is not None and entry.state != "failed"]
+    known = [record for record in records if record.metric is not None and record.state != "failed"]
     return sorted(known, key=lambda one: (one.state != "complete", -search.sign * (one.metric or 0.0), one.number))
 
 
-def chosen(search: SearchConfig, trials: Ledger) -> list[Entry]:
+def chosen(search: SearchConfig, trials: TrialStore) -> list[TrialRecord]:
     """The trials to confirm: the best that ran to their end, then the start points that are not among them."""
-    best = ranked(search, trials.entries)
-    complete = [entry for entry in best if entry.state == "complete"] or best
-    picked: list[Entry] = []
-    for entry in complete:
-        if len(picked) < search.confirm.top and all(entry.values != other.values for other in picked):
-            picked.append(entry)
-    for entry in start_points(search, trials):
-        if all(entry.values != other.values for other in picked):
-            picked.append(entry)
+    best = ranked(search, trials.records)
+    complete = [record for record in best if record.state == "complete"] or best
+    picked: list[TrialRecord] = []
+    for record in complete:
+        if len(picked) < search.confirm.top and all(record.values != other.values for other in picked):
+            picked.append(record)
+    for record in start_points(search, trials):
+        if all(record.values != other.values for other in picked):
+            picked.append(record)
     return picked
 
 
-def start_points(search: SearchConfig, trials: Ledger) -> list[Entry]:
+def start_points(search: SearchConfig, trials: TrialStore) -> list[TrialRecord]:
     """The first trials; those that the search did not get to have the number -1."""
-    tried = trials.entries[: len(search.start)]
+    tried = trials.records[: len(search.start)]
     rest = [{key: values[key] for key in search.space} for values in search.start[len(tried) :]]
-    return tried + [Entry(-1, values, 0, "waiting") for values in rest]
+    return tried + [TrialRecord(-1, values, 0, "waiting") for values in rest]
 
 
-def plan(ledger: Ledger, search: SearchConfig, trials: Ledger, seed: int, steps: int) -> None:
+def plan(store: TrialStore, search: SearchConfig, trials: TrialStore, seed: int, steps: int) -> None:
     """Enter every rerun, seed by seed, so that an early look compares like with like."""
     picked = chosen(search, trials)
-    for number in range(len(ledger.entries), len(picked) * search.confirm.seeds):
-        entry = picked[number % len(picked)]
-        values = {**entry.values, "seed": seed + 1 + number // len(picked)}
-        ledger.add(values, int(values.get("steps", steps)), "waiting")
+    for number in range(len(store.records), len(picked) * search.confirm.seeds):
+        record = picked[number % len(picked)]
+        values = {**record.values, "seed": seed + 1 + number // len(picked)}
+        store.add(values, int(values.get("steps", steps)), "waiting")
 
 
-def scored(search: SearchConfig, trials: Ledger, ledger: Ledger) -> list[Candidate]:
+def scored(search: SearchConfig, trials: TrialStore, store: TrialStore) -> list[Candidate]:
     """The candidates with their scores so far, best first."""
-    picked, starts = chosen(search, trials), [entry.values for entry in start_points(search, trials)]
+    picked, starts = chosen(search, trials), [record.values for record in start_points(search, trials)]
     candidates = []
-    for place, entry in enumerate(picked):
-        reruns = ledger.entries[place :: len(picked)]
+    for place, record in enumerate(picked):
+        reruns = store.records[place :: len(picked)]
         scores = [rerun.metric for rerun in reruns if rerun.state == "complete" and rerun.metric is not None]
-        candidates.append(Candidate(entry.values, scores, entry.number, entry.metric, entry.values in starts))
+        candidates.append(Candidate(record.values, scores, record.number, record.metric, record.values in starts))
     return by_mean(search, candidates)
 
 
-def by_seed(search: SearchConfig, entries: Sequence[Entry]) -> list[Candidate]:
+def by_seed(search: SearchConfig, records: Sequence[TrialRecord]) -> list[Candidate]:
     """The points of a search over `seed` among others, each with the scores of its seeds, best first."""
-    points: dict[tuple[Any, ...], list[Entry]] = {}
-    for entry in entries:
-        key = tuple(value for name, value in entry.values.items() if name != "seed")
-        points.setdefault(key, []).append(entry)
+    points: dict[tuple[Any, ...], list[TrialRecord]] = {}
+    for record in records:
+        key = tuple(value for name, value in record.values.items() if name != "seed")
+        points.setdefault(key, []).append(record)
     names = [name for name in search.space if name != "seed"]
     candidates = []
     for key, members in points.items():

@@ -10,20 +10,21 @@ from ray import tune
 
 from classmix_core.data import check_data
 from harness import run_dir
-from harness.atomic import replacing
+from harness.atomic import atomic_file
 from harness.cli import command
-from harness.cli.command import Interrupts, out, share
+from harness.cli.command import Interrupts, format_metric, out
 from harness.config.search import SearchConfig
 from harness.config.train import TrainConfig, override, to_yaml
+from harness.errors import RunFailed
 from harness.search import tables
 from harness.search.confirmation import Candidate, by_seed, plan, ranked, scored, write_candidates
-from harness.search.progress import Follower, Watcher, short
-from harness.search.scheduler import Verdicts, build_scheduler
-from harness.search.search_space import Parameter, bounds, parameters, planned
-from harness.search.searcher import LedgerSearch, OptunaProposer, PlanProposer
+from harness.search.progress import ProgressCallback, SearchProgress, short
+from harness.search.scheduler import StopAtReport, build_scheduler
+from harness.search.search_space import SearchParameter, bounds, initial_points, search_parameters
+from harness.search.searcher import FixedPlan, OptunaSampler, ResumableSearcher
 from harness.search.trial import Study, run_trial
-from harness.search.trial_store import Entry, Ledger
-from harness.tracking import REASON, TRIAL, TROUBLES, MlflowException, Run, children, one_line
+from harness.search.trial_store import TrialRecord, TrialStore
+from harness.tracking import REASON, STORE_ERRORS, TRIAL, MlflowException, Run, children, one_line
 from harness.training.trainer import load_data_once
 
 TUNE_FOLDER = "tune"
@@ -34,16 +35,21 @@ class StudyRun:
     """One command's work on a study: what it is given, and the two phases."""
 
     def __init__(
-        self, search: SearchConfig, base: TrainConfig, folder: Path, record: run_dir.Record, interrupts: Interrupts
+        self,
+        search: SearchConfig,
+        base: TrainConfig,
+        folder: Path,
+        run_record: run_dir.RunRecord,
+        interrupts: Interrupts,
     ) -> None:
-        self.search, self.base, self.folder, self.record = search, base, folder, record
+        self.search, self.base, self.folder, self.run_record = search, base, folder, run_record
         self.interrupts = interrupts
-        self.axes: Sequence[Parameter] = parameters(search, base, folder / "space.yaml")
-        self.total, self.points = planned(search, self.axes, folder / "space.yaml")
-        self.study = Study(base, folder, record, search.resources, search.metric)
-        self.parent = Run(record.tracking_uri, record.run_id)
-        self.trials, self.reruns = Ledger(folder, "trials"), Ledger(folder, "confirm")
-        self.at_once = 1
+        self.axes: Sequence[SearchParameter] = search_parameters(search, base, folder / "space.yaml")
+        self.total, self.points = initial_points(search, self.axes, folder / "space.yaml")
+        self.study = Study(base, folder, run_record, search.resources, search.metric)
+        self.parent = Run(run_record.tracking_uri, run_record.run_id)
+        self.trials, self.reruns = TrialStore(folder, "trials"), TrialStore(folder, "confirm")
+        self.max_concurrent_trials = 1
 
     @property
     def longest(self) -> int:
@@ -51,55 +57,55 @@ class StudyRun:
         spec = self.search.space.get("steps")
         return self.base.steps if spec is None else max(bounds(spec))
 
-    def revive(self) -> None:
+    def restart_failed(self) -> None:
         """Begin a phase anew of which nothing came; MLflow's runs of it go, and so does the time that it took."""
         spent = self.search.budget_minutes is not None and spent_seconds(self.folder) >= 60 * self.search.budget_minutes
-        for ledger, total in ((self.trials, self.total), (self.reruns, 0)):
-            known = len(ledger.entries)
-            if not 0 < known == ledger.count("failed") or (known < total and not spent):
+        for store, total in ((self.trials, self.total), (self.reruns, 0)):
+            known = len(store.records)
+            if not 0 < known == store.count("failed") or (known < total and not spent):
                 continue
             for run in self.children():
-                if run.data.tags.get(TRIAL, "").startswith(f"{ledger.phase}/"):
+                if run.data.tags.get(TRIAL, "").startswith(f"{store.phase}/"):
                     self.parent.client.delete_run(run.info.run_id)
-            if ledger is self.trials:
+            if store is self.trials:
                 (self.folder / SPENT).unlink(missing_ok=True)
-            ledger.revive()
+            store.restart_failed()
 
     # -- the search ---------------------------------------------------------------------------------------------------
 
     def run_search(self) -> None:
         """All trials that have not ended yet."""
-        search, ledger, started = self.search, self.trials, time.monotonic()
+        search, store, started = self.search, self.trials, time.monotonic()
         left = float("inf")
         if search.budget_minutes is not None:
             left = 60 * search.budget_minutes - spent_seconds(self.folder)
         deadline = started + left
-        proposer = OptunaProposer(
+        sampler = OptunaSampler(
             self.axes,
             sampler=search.sampler,
             seed=search.seed,
             mode=search.mode,
             trials=self.total,
             points=self.points,
-            entries=ledger.entries,
+            records=store.records,
         )
-        searcher = LedgerSearch(ledger, proposer, self.total, self.base.steps, deadline)
-        scheduler = build_scheduler(search, ledger, self.longest, deadline)
+        searcher = ResumableSearcher(store, sampler, self.total, self.base.steps, deadline)
+        scheduler = build_scheduler(search, store, self.longest, deadline)
         before = spent_seconds(self.folder)
 
         def tick() -> None:
-            with replacing(self.folder / SPENT) as part:
+            with atomic_file(self.folder / SPENT) as part:
                 part.write_text(f"{before + time.monotonic() - started:.1f}")
 
-        if ledger.ended < self.total and left > 0:
-            with Watcher(
-                "search", ledger, search.metric, self.total, self.best_text, self.interrupts, tick, self.log_best
+        if store.ended < self.total and left > 0:
+            with SearchProgress(
+                "search", store, search.metric, self.total, self.best_text, self.interrupts, tick, self.log_best
             ):
-                self.tune(self.study, searcher, scheduler, self.total - ledger.ended)
-        for entry in ledger.entries:
-            if not entry.ended:  # the time was up before it could go on
+                self.tune(self.study, searcher, scheduler, self.total - store.ended)
+        for record in store.records:
+            if not record.ended:  # the time was up before it could go on
                 assert time.monotonic() > deadline, "Ray Tune ended before its trials"
-                ledger.end(entry, "stopped")
+                store.end(record, "pruned")
 
     def log_best(self) -> None:
         """A point of the best-so-far curve in the parent run: its step is the number of trials that ended."""
@@ -112,18 +118,20 @@ class StudyRun:
         except MlflowException as error:  # a point of a curve is not worth a search
             command.err.print(f"warning: MLflow did not take it: {str(error).splitlines()[0]}", markup=False)
 
-    def best(self) -> Entry | None:
-        return next(iter(ranked(self.search, self.trials.entries)), None)
+    def best(self) -> TrialRecord | None:
+        return next(iter(ranked(self.search, self.trials.records)), None)
 
     def best_text(self) -> str:
         best = self.best()
-        return "-" if best is None else f"{share(best.metric)} (trial {best.number})"
+        return "-" if best is None else f"{format_metric(best.metric)} (trial {best.number})"
 
-    def tune(self, study: Study, searcher: LedgerSearch, scheduler: Verdicts, trials: int) -> None:
+    def tune(self, study: Study, searcher: ResumableSearcher, scheduler: StopAtReport, trials: int) -> None:
         """Let Tune run trials; it keeps nothing that we need."""
         resources = study.resources
         needed: dict[str, float] = {"cpu": resources.cpus, "gpu": resources.gpus}
-        if resources.group > 1:  # the trainer inside reserves for its workers; the trial's own actor takes nothing
+        if (
+            resources.workers_per_trial > 1
+        ):  # the trainer inside reserves for its workers; the trial's own actor takes nothing
             needed = {"node:__internal_head__": 0.001}
         home = self.folder / TUNE_FOLDER
         shutil.rmtree(home, ignore_errors=True)
@@ -133,14 +141,14 @@ class StudyRun:
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=trials,
-                max_concurrent_trials=self.at_once,
+                max_concurrent_trials=self.max_concurrent_trials,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name=TUNE_FOLDER,
                 storage_path=str(self.folder),
                 verbose=0,
-                callbacks=[Follower()],
+                callbacks=[ProgressCallback()],
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         ).fit()
@@ -148,17 +156,19 @@ class StudyRun:
 
     def conclude_search(self) -> bool:
         """Print and log the trials and the best configuration; whether there is one."""
-        search, entries, best = self.search, self.trials.entries, self.best()
-        tables.show_trials(search, entries)
-        tables.write_trials(self.folder / "trials.csv", search, entries)
+        search, records, best = self.search, self.trials.records, self.best()
+        tables.show_trials(search, records)
+        tables.write_trials(self.folder / "trials.csv", search, records)
         self.parent.file(self.folder / "trials.csv")
         if best is None:
             return False
-        tables.log_insight(search, self.axes, entries, self.folder, self.parent)
+        tables.log_insight(search, self.axes, records, self.folder, self.parent)
         found = ", ".join(f"{key} {short(value)}" for key, value in best.values.items())
-        out.print(f"best of the search: {search.metric} {share(best.metric)} (trial {best.number}) with {found}")
+        out.print(
+            f"best of the search: {search.metric} {format_metric(best.metric)} (trial {best.number}) with {found}"
+        )
         ious = {key.removeprefix("val/iou/"): iou for key, iou in best.metrics.items() if key.startswith("val/iou/")}
-        out.print(f"its IoU on val: {', '.join(f'{name} {share(iou)}' for name, iou in ious.items())}")
+        out.print(f"its IoU on val: {', '.join(f'{name} {format_metric(iou)}' for name, iou in ious.items())}")
         return True
 
     # -- the answer ---------------------------------------------------------------------------------------------------
@@ -167,15 +177,15 @@ class StudyRun:
         """Find the configuration that the user came for, and write it to best.yaml."""
         search = self.search
         if "seed" in search.space:
-            candidates = by_seed(search, self.trials.entries)
+            candidates = by_seed(search, self.trials.records)
             best = candidates[0]
             tables.show_ablation(search, candidates)
             if not best.scores:
-                raise command.Failed("no trial ran to its end, so there is no mean over seeds")
+                raise RunFailed("no trial ran to its end, so there is no mean over seeds")
             out.print(f"not confirmed: these figures are on {search.metric}, by which the best point is chosen")
             self.log_candidates(candidates, search.metric, "points.csv")
             self.write_best(best.values)
-            self.say(f"best: {search.metric} {best.text} over {len(best.scores)} seeds", best)
+            self.print_result(f"best: {search.metric} {best.text} over {len(best.scores)} seeds", best)
             return
         if search.confirm.wanted:
             self.confirm()
@@ -187,35 +197,35 @@ class StudyRun:
             f"not confirmed: {search.metric} is what the trials were chosen by, from one seed, and flatters the best;"
             " confirm: {top: 3, seeds: 3} in the space file reruns them and scores them on test"
         )
-        self.say(f"best: {search.metric} {share(found.metric)}", Candidate(found.values, ()))
+        self.print_result(f"best: {search.metric} {format_metric(found.metric)}", Candidate(found.values, ()))
 
     def confirm(self) -> None:
         search, metric = self.search, self.search.metric.replace("val/", "test/", 1)
         data = load_data_once(self.base.data, ("test",))
         command.checking(check_data(data, self.base.data, ("test",)))
         plan(self.reruns, search, self.trials, self.base.seed, self.base.steps)
-        total = len(self.reruns.entries)
+        total = len(self.reruns.records)
         out.print(f"[bold]confirming[/]  {total} runs at full length over {search.confirm.seeds} new seed(s), on test")
 
         def best_text() -> str:
             first = scored(search, self.trials, self.reruns)[0]
             return f"{first.text} (trial {first.trial})" if first.scores else "-"
 
-        study = Study(self.base, self.folder, self.record, search.resources, metric, "confirm")
-        searcher = LedgerSearch(self.reruns, PlanProposer(), total, self.base.steps)
+        study = Study(self.base, self.folder, self.run_record, search.resources, metric, "confirm")
+        searcher = ResumableSearcher(self.reruns, FixedPlan(), total, self.base.steps)
         if self.reruns.ended < total:
-            with Watcher("confirm", self.reruns, metric, total, best_text, self.interrupts):
-                self.tune(study, searcher, Verdicts(self.reruns, None), total - self.reruns.ended)
+            with SearchProgress("confirm", self.reruns, metric, total, best_text, self.interrupts):
+                self.tune(study, searcher, StopAtReport(self.reruns, None), total - self.reruns.ended)
         candidates = scored(search, self.trials, self.reruns)
         tables.show_candidates(search, candidates, metric)
         self.log_candidates(candidates, metric, "confirm.csv")
         winner = candidates[0]
         if not winner.scores:
-            reason = tables.most_common_reason(self.reruns.entries)
-            raise command.Failed(f"no run of the confirmation got to its end; the most common reason, {reason}")
+            reason = tables.most_common_reason(self.reruns.records)
+            raise RunFailed(f"no run of the confirmation got to its end; the most common reason, {reason}")
         self.write_best(winner.values)
         start = next((one for one in candidates if one.start and one is not winner), None)
-        self.say(f"confirmed: {metric} {winner.text} over {len(winner.scores)} seed(s)", winner)
+        self.print_result(f"confirmed: {metric} {winner.text} over {len(winner.scores)} seed(s)", winner)
         if start is not None:
             out.print(f"the start point: {start.text}")
 
@@ -238,43 +248,46 @@ class StudyRun:
         path.write_text(to_yaml(override(self.base, values)))
         self.parent.file(path)
 
-    def say(self, line: str, winner: Candidate) -> None:
+    def print_result(self, line: str, winner: Candidate) -> None:
         found = ", ".join(f"{key} {short(value)}" for key, value in winner.values.items())
         self.parent.tags({"harness.best": f"{line} with {found}"})
         out.print(f"[bold]{line}[/] with {found}")
-        out.print(f"train with it:  python -m harness.train --config {run_dir.shown(self.folder / 'best.yaml')}")
+        out.print(f"train with it:  python -m harness.train --config {run_dir.display_path(self.folder / 'best.yaml')}")
         out.print("look at it all: python -m harness.ui")
 
     # -- MLflow's states ----------------------------------------------------------------------------------------------
 
-    def settle_children(self, status: str) -> str | None:
+    def finish_children_or_reason(self, status: str) -> str | None:
         """End the MLflow runs whose trial was killed before it could do so itself; or why not, in one line."""
         try:
             self.close_children(status)
-        except TROUBLES as error:
+        except STORE_ERRORS as error:
             return one_line(error)
         return None
 
     def close_children(self, status: str) -> None:
         known = {
-            f"{ledger.phase}/{entry.number:03d}": entry
-            for ledger in (self.trials, self.reruns)
-            for entry in ledger.entries
+            f"{store.phase}/{record.number:03d}": record
+            for store in (self.trials, self.reruns)
+            for record in store.records
         }
         for found in self.children():
-            run, entry = Run(self.record.tracking_uri, found.info.run_id), known.get(found.data.tags.get(TRIAL, ""))
+            run, record = (
+                Run(self.run_record.tracking_uri, found.info.run_id),
+                known.get(found.data.tags.get(TRIAL, "")),
+            )
             if found.info.status not in ("RUNNING", "KILLED"):
                 continue
-            if entry is not None and entry.state == "failed":
-                run.tags({REASON: entry.reason or ""})
+            if record is not None and record.state == "failed":
+                run.tags({REASON: record.reason or ""})
                 run.finish("FAILED")
-            elif entry is not None and entry.ended:  # killed after its last report
+            elif record is not None and record.ended:  # killed after its last report
                 run.finish("FINISHED")
             elif found.info.status == "RUNNING":
                 run.finish(status)
 
     def children(self) -> list[Any]:
-        return children(self.record.tracking_uri, self.record.experiment_id, self.record.run_id)
+        return children(self.run_record.tracking_uri, self.run_record.experiment_id, self.run_record.run_id)
 
 
 def spent_seconds(folder: Path) -> float:

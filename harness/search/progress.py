@@ -12,14 +12,14 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from harness.cli.command import Interrupts, out, share
+from harness.cli.command import Interrupts, format_metric, out
 from harness.search.searcher import NUMBER
 from harness.search.trial import FAILED
-from harness.search.trial_store import Entry, Ledger
+from harness.search.trial_store import TrialRecord, TrialStore
 
 
-class Watcher:
-    """Follows one phase of a study: keeps its ledger, shows it, and hears Ctrl-C.
+class SearchProgress:
+    """Follows one phase of a study: keeps its store, shows it, and hears Ctrl-C.
 
     Args:
         title: of the progress bar.
@@ -34,7 +34,7 @@ class Watcher:
     def __init__(
         self,
         title: str,
-        ledger: Ledger,
+        store: TrialStore,
         metric: str,
         total: int,
         best: Callable[[], str],
@@ -42,12 +42,12 @@ class Watcher:
         tick: Callable[[], None] = lambda: None,
         after: Callable[[], None] = lambda: None,
     ) -> None:
-        self.ledger, self.metric, self.total, self.best, self.after = ledger, metric, total, best, after
+        self.store, self.metric, self.total, self.best, self.after = store, metric, total, best, after
         self.interrupts, self.tick = interrupts, tick
-        self.before = ledger.ended
+        self.before = store.ended
         """Trials that had ended when a study was resumed; the ETA counts from there."""
-        self.earlier = {entry.number: entry.seconds for entry in ledger.entries}
-        self.running: dict[int, Entry] = {}
+        self.earlier = {record.number: record.seconds for record in store.records}
+        self.running: dict[int, TrialRecord] = {}
         self.start = time.monotonic()
         self.bar = Bar(
             TextColumn(f"[bold]{title}"),
@@ -58,53 +58,53 @@ class Watcher:
         self.task = self.bar.add_task(title, total=total, text="")
         self.live = Live(console=out, refresh_per_second=2) if out.is_terminal else None
 
-    def entry_of(self, trial: Trial) -> Entry:
-        return self.ledger.entries[trial.config[NUMBER]]
+    def record_of(self, trial: Trial) -> TrialRecord:
+        return self.store.records[trial.config[NUMBER]]
 
     def started(self, trial: Trial) -> None:
-        entry = self.entry_of(trial)
-        entry.state, entry.reason = "running", None
-        self.running[entry.number] = entry
-        self.ledger.save(entry)
+        record = self.record_of(trial)
+        record.state, record.reason = "running", None
+        self.running[record.number] = record
+        self.store.save(record)
         self.refresh()
 
     def reported(self, trial: Trial, result: dict[str, Any]) -> None:
-        entry = self.entry_of(trial)
-        entry.seconds = self.earlier.get(entry.number, 0.0) + float(result.get("time_total_s", 0.0))
-        note(entry, result, self.metric)
-        self.ledger.save(entry)
+        record = self.record_of(trial)
+        record.seconds = self.earlier.get(record.number, 0.0) + float(result.get("time_total_s", 0.0))
+        note(record, result, self.metric)
+        self.store.save(record)
         self.tick()
         self.refresh()
 
     def ended(self, trial: Trial) -> None:
         """The searcher has noted how."""
-        entry = self.entry_of(trial)
-        self.running.pop(entry.number, None)
+        record = self.record_of(trial)
+        self.running.pop(record.number, None)
         self.after()
         self.refresh()
         if self.live is None:
-            out.print(f"{describe(entry)}   {self.status()}", markup=False)
+            out.print(f"{describe(record)}   {self.status()}", markup=False)
         else:
-            self.live.console.print(describe(entry), markup=False)
+            self.live.console.print(describe(record), markup=False)
 
     def status(self) -> str:
-        ended, taken = self.ledger.ended, time.monotonic() - self.start
-        running = sum(entry.step / entry.steps for entry in self.running.values())
+        ended, taken = self.store.ended, time.monotonic() - self.start
+        running = sum(record.step / record.steps for record in self.running.values())
         done = ended + running - self.before
         left = f"{taken / done * (self.total - ended - running):.0f} s" if done > 0 else "-"
         counts = [f"{ended}/{self.total} done"]
-        counts += [f"{self.ledger.count('stopped')} stopped early"] if self.ledger.count("stopped") else []
-        counts += [f"{self.ledger.count('failed')} failed"] if self.ledger.count("failed") else []
+        counts += [f"{self.store.count('pruned')} stopped early"] if self.store.count("pruned") else []
+        counts += [f"{self.store.count('failed')} failed"] if self.store.count("failed") else []
         return f"{', '.join(counts)}, left {left}, best {self.best()}"
 
     def refresh(self) -> None:
         if self.live is None:
             return
-        self.bar.update(self.task, completed=self.ledger.ended, text=self.status())
-        running = [Text(describe(entry)) for entry in self.running.values()]
+        self.bar.update(self.task, completed=self.store.ended, text=self.status())
+        running = [Text(describe(record)) for record in self.running.values()]
         self.live.update(Group(*running, self.bar))
 
-    def __enter__(self) -> "Watcher":
+    def __enter__(self) -> "SearchProgress":
         global watching
         watching = self
         if self.live:
@@ -118,24 +118,26 @@ class Watcher:
             self.live.stop()
 
 
-def note(entry: Entry, result: dict[str, Any], metric: str) -> None:
+def note(record: TrialRecord, result: dict[str, Any], metric: str) -> None:
     """Enter a report."""
     if FAILED in result:
-        entry.reason = result[FAILED]
+        record.reason = result[FAILED]
         return
     if "step" not in result:  # a trial that had nothing left to do
         return
-    entry.step = int(result["step"])
-    entry.metrics = {key: value for key, value in result.items() if key.startswith(("val/", "test/"))}
-    value = entry.metrics.get(metric)
-    if value is not None and (not entry.history or entry.history[-1][0] < entry.step):
-        entry.history.append((entry.step, float(value)))
+    record.step = int(result["step"])
+    record.metrics = {key: value for key, value in result.items() if key.startswith(("val/", "test/"))}
+    value = record.metrics.get(metric)
+    if value is not None and (not record.intermediate_values or record.intermediate_values[-1][0] < record.step):
+        record.intermediate_values.append((record.step, float(value)))
 
 
-def describe(entry: Entry) -> str:
-    values = "  ".join(f"{leaf(key)} {short(value)}" for key, value in entry.values.items())
-    line = f"trial {entry.number:3d}  {entry.state:8s}  step {entry.step:5d}  {share(entry.metric)}  {values}"
-    return line if entry.reason is None else f"{line}  {entry.reason}"
+def describe(record: TrialRecord) -> str:
+    values = "  ".join(f"{leaf(key)} {short(value)}" for key, value in record.values.items())
+    line = (
+        f"trial {record.number:3d}  {record.state:8s}  step {record.step:5d}  {format_metric(record.metric)}  {values}"
+    )
+    return line if record.reason is None else f"{line}  {record.reason}"
 
 
 def leaf(key: str) -> str:
@@ -147,11 +149,11 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-watching: Watcher | None = None
+watching: SearchProgress | None = None
 """Of this process."""
 
 
-class Follower(tune.Callback):
+class ProgressCallback(tune.Callback):
     """Tune's callback. It is pickled with the experiment, so it holds nothing."""
 
     def on_step_begin(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:

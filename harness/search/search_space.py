@@ -12,7 +12,8 @@ import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness.config.search import TRIALS, SearchConfig
-from harness.config.train import ConfigError, TrainConfig, add_train_config, flatten, make_parser, plain, train_config
+from harness.config.train import TrainConfig, add_train_config, flatten, make_parser, plain, train_config
+from harness.errors import UserError
 
 Scale = Literal["linear", "log", "log_complement"]
 COMPLEMENT = "1 - "
@@ -20,7 +21,7 @@ COMPLEMENT = "1 - "
 
 
 @dataclass(frozen=True)
-class Parameter:
+class SearchParameter:
     """One axis of the search: a dotted key, and how it is drawn."""
 
     key: str
@@ -35,15 +36,15 @@ class Parameter:
         assert isinstance(self.distribution, FloatDistribution)
         return min(max(1 - value, self.distribution.low), self.distribution.high)
 
-    def decode(self, drawn: Any) -> Any:
-        return 1 - drawn if self.name != self.key else drawn
+    def decode(self, value: Any) -> Any:
+        return 1 - value if self.name != self.key else value
 
 
-def parameters(search: SearchConfig, base: TrainConfig, source: Path) -> list[Parameter]:
+def search_parameters(search: SearchConfig, base: TrainConfig, source: Path) -> list[SearchParameter]:
     """The axes of a search over `base`.
 
     Raises:
-        ConfigError: a key that TrainConfig has not, low >= high, a bound or value that the key's own rule refuses, a
+        UserError: a key that TrainConfig has not, low >= high, a bound or value that the key's own rule refuses, a
             start point that lacks a key or lies outside.
     """
     known = flatten(base)
@@ -51,9 +52,9 @@ def parameters(search: SearchConfig, base: TrainConfig, source: Path) -> list[Pa
     for key, spec in search.space.items():
         where = f"{source}: space.{key}"
         if key not in known:
-            raise ConfigError(f"{where}: must be a key of TrainConfig, such as ssl.tau, but got {key!r}.")
+            raise UserError(f"{where}: must be a key of TrainConfig, such as ssl.tau, but got {key!r}.")
         if key in ("gpus", "workers"):
-            raise ConfigError(f"{where}: what a trial runs on is set by resources, but got {key!r} as an axis.")
+            raise UserError(f"{where}: what a trial runs on is set by resources, but got {key!r} as an axis.")
         parameter = read_parameter(key, spec, known[key], where)
         for value in bounds(spec):
             check_value(base, key, value, where)
@@ -67,35 +68,35 @@ def bounds(spec: Mapping[str, Any]) -> Sequence[Any]:
     return spec["values"] if "values" in spec else (spec["low"], spec["high"])
 
 
-def read_parameter(key: str, spec: Any, default: Any, where: str) -> Parameter:
+def read_parameter(key: str, spec: Any, default: Any, where: str) -> SearchParameter:
     names = set(spec) if isinstance(spec, dict) else set()
     if names == {"values"}:
         values = spec["values"]
         if not isinstance(values, list) or not values:
-            raise ConfigError(f"{where}.values: must be a list of at least one value, but got {values!r}.")
+            raise UserError(f"{where}.values: must be a list of at least one value, but got {values!r}.")
         if not all(value is None or isinstance(value, str | int | float) for value in values):
-            raise ConfigError(f"{where}.values: must be plain values, no lists or mappings, but got {values!r}.")
-        return Parameter(key, key, CategoricalDistribution(values))
+            raise UserError(f"{where}.values: must be plain values, no lists or mappings, but got {values!r}.")
+        return SearchParameter(key, key, CategoricalDistribution(values))
     if not {"low", "high"} <= names <= {"low", "high", "scale"}:
-        raise ConfigError(f"{where}: must be {{low, high, scale}} or {{values}}, but got {spec!r}.")
+        raise UserError(f"{where}: must be {{low, high, scale}} or {{values}}, but got {spec!r}.")
     low, high, scale = spec["low"], spec["high"], spec.get("scale", "linear")
     for name in ("low", "high"):
         number = isinstance(spec[name], int | float) and not isinstance(spec[name], bool)
         if not number or not math.isfinite(spec[name]):
-            raise ConfigError(f"{where}.{name}: must be a finite number, but got {spec[name]!r}.")
+            raise UserError(f"{where}.{name}: must be a finite number, but got {spec[name]!r}.")
     if scale not in get_args(Scale):
-        raise ConfigError(f"{where}.scale: must be linear, log or log_complement, but got {scale!r}.")
+        raise UserError(f"{where}.scale: must be linear, log or log_complement, but got {scale!r}.")
     if not low < high:
-        raise ConfigError(f"{where}: `low < high` must hold, but got low={low}, high={high}.")
+        raise UserError(f"{where}: `low < high` must hold, but got low={low}, high={high}.")
     if scale == "log" and low <= 0:
-        raise ConfigError(f"{where}.low: `low > 0` must hold for scale: log, but got {low}.")
+        raise UserError(f"{where}.low: `low > 0` must hold for scale: log, but got {low}.")
     if scale == "log_complement" and high >= 1:
-        raise ConfigError(f"{where}.high: `high < 1` must hold for scale: log_complement, but got {high}.")
+        raise UserError(f"{where}.high: `high < 1` must hold for scale: log_complement, but got {high}.")
     if scale == "log_complement":
-        return Parameter(key, COMPLEMENT + key, FloatDistribution(1 - high, 1 - low, log=True))
+        return SearchParameter(key, COMPLEMENT + key, FloatDistribution(1 - high, 1 - low, log=True))
     if isinstance(low, int) and isinstance(high, int) and not isinstance(default, float):
-        return Parameter(key, key, IntDistribution(low, high, log=scale == "log"))
-    return Parameter(key, key, FloatDistribution(low, high, log=scale == "log"))
+        return SearchParameter(key, key, IntDistribution(low, high, log=scale == "log"))
+    return SearchParameter(key, key, FloatDistribution(low, high, log=scale == "log"))
 
 
 def check_value(base: TrainConfig, key: str, value: Any, where: str) -> None:
@@ -107,8 +108,8 @@ def check_value(base: TrainConfig, key: str, value: Any, where: str) -> None:
         typed = parser.read(words).as_dict()
         own_defaults = {name: typed[name] for name in typed if name == key.split(".")[0]}
         train_config(merge(dataclasses.asdict(base), own_defaults, key))
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def merge(values: dict[str, Any], typed: dict[str, Any], key: str) -> dict[str, Any]:
@@ -121,11 +122,11 @@ def merge(values: dict[str, Any], typed: dict[str, Any], key: str) -> dict[str, 
     return values
 
 
-def check_start(point: Mapping[str, Any], axes: Sequence[Parameter], where: str) -> None:
+def check_start(point: Mapping[str, Any], axes: Sequence[SearchParameter], where: str) -> None:
     keys = {axis.key for axis in axes}
     if set(point) != keys:
         wrong = sorted(set(point) ^ keys)
-        raise ConfigError(f"{where}: must give just the keys of space, but differs in {', '.join(wrong)}.")
+        raise UserError(f"{where}: must give just the keys of space, but differs in {', '.join(wrong)}.")
     for axis in axes:
         value = point[axis.key]
         distribution = axis.distribution
@@ -137,35 +138,37 @@ def check_start(point: Mapping[str, Any], axes: Sequence[Parameter], where: str)
             inside = numeric and low - 1e-12 <= axis.encode(value) <= high + 1e-12
             inside = inside and (isinstance(value, int) or not isinstance(distribution, IntDistribution))
         if not inside:
-            raise ConfigError(f"{where}.{axis.key}: must lie in the space of {axis.key}, but got {value!r}.")
+            raise UserError(f"{where}.{axis.key}: must lie in the space of {axis.key}, but got {value!r}.")
 
 
-def planned(search: SearchConfig, axes: Sequence[Parameter], source: Path) -> tuple[int, list[dict[str, Any]]]:
+def initial_points(
+    search: SearchConfig, axes: Sequence[SearchParameter], source: Path
+) -> tuple[int, list[dict[str, Any]]]:
     """How many trials a search has, and the points that are tried first: of a grid, all.
 
     Raises:
-        ConfigError: a grid over an axis that is a range, or with a number of trials.
+        UserError: a grid over an axis that is a range, or with a number of trials.
     """
     if search.sampler != "grid":
         return search.trials or TRIALS, search.start[: search.trials]
     for axis in axes:
         if not isinstance(axis.distribution, CategoricalDistribution):
             spec = search.space[axis.key]
-            raise ConfigError(f"{source}: space.{axis.key}: must be {{values}} for sampler: grid, but got {spec!r}.")
+            raise UserError(f"{source}: space.{axis.key}: must be {{values}} for sampler: grid, but got {spec!r}.")
     values = [list(dict.fromkeys(search.space[axis.key]["values"])) for axis in axes]
     grid = [dict(zip(search.space, point, strict=True)) for point in itertools.product(*values)]
     points = search.start + [point for point in grid if point not in search.start]
     if search.trials not in (None, len(points)):
         rule = f"trials must be left out: a grid tries each of its {len(points)} points once"
-        raise ConfigError(f"{source}: trials: {rule}, but got {search.trials}.")
+        raise UserError(f"{source}: trials: {rule}, but got {search.trials}.")
     return len(points), points
 
 
-def encode(axes: Sequence[Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
+def encode(axes: Sequence[SearchParameter], values: Mapping[str, Any]) -> dict[str, Any]:
     """Values by dotted key as the sampler's."""
     return {axis.name: axis.encode(values[axis.key]) for axis in axes}
 
 
-def decode(axes: Sequence[Parameter], drawn: Mapping[str, Any]) -> dict[str, Any]:
+def decode(axes: Sequence[SearchParameter], sampler_params: Mapping[str, Any]) -> dict[str, Any]:
     """The sampler's values by dotted key."""
-    return {axis.key: axis.decode(drawn[axis.name]) for axis in axes}
+    return {axis.key: axis.decode(sampler_params[axis.name]) for axis in axes}

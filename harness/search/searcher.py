@@ -9,8 +9,8 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from harness.search.search_space import Parameter, decode, encode
-from harness.search.trial_store import Entry, Ledger
+from harness.search.search_space import SearchParameter, decode, encode
+from harness.search.trial_store import TrialRecord, TrialStore
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("ray.tune.search").setLevel(logging.ERROR)
@@ -19,62 +19,62 @@ NUMBER = "number"
 """Under which Tune passes a trial's number on; all else about it is in its folder."""
 
 
-class Draw(NamedTuple):
+class Suggestion(NamedTuple):
     """What a trial shall try."""
 
     values: dict[str, Any]
     """By dotted key."""
-    drawn: dict[str, Any]
+    sampler_params: dict[str, Any]
     """The same as the sampler has them."""
 
 
-class Proposer(Protocol):
+class Sampler(Protocol):
     """Draws what is tried."""
 
-    def ask(self) -> Draw:
+    def ask(self) -> Suggestion:
         """The next trial."""
         ...
 
-    def tell(self, entry: Entry) -> None:
+    def tell(self, record: TrialRecord) -> None:
         """How a trial ended."""
         ...
 
 
-class OptunaProposer:
+class OptunaSampler:
     """Optuna's sampler over an in-memory study.
 
     What it draws for trial n depends on the seed, on n, on the trials that have ended and on what runs beside it, and
-    on nothing else: so a study that is built anew from its ledger goes on as if it had never been interrupted.
+    on nothing else: so a study that is built anew from its store goes on as if it had never been interrupted.
 
     Args:
         points: tried first.
-        entries: known so far. Those that have not ended are asked for again, in their order.
+        records: known so far. Those that have not ended are asked for again, in their order.
     """
 
     def __init__(
         self,
-        axes: Sequence[Parameter],
+        axes: Sequence[SearchParameter],
         *,
         sampler: str,
         seed: int,
         mode: str,
         trials: int,
         points: Sequence[Mapping[str, Any]] = (),
-        entries: Sequence[Entry] = (),
+        records: Sequence[TrialRecord] = (),
     ) -> None:
         self.axes, self.sampler, self.seed = axes, sampler, seed
         self.startup = min(10, max(3, trials // 3))
         self.study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
         self.asked: dict[int, optuna.Trial] = {}
-        for entry in entries:
-            if entry.ended:
-                self.study.add_trial(frozen(entry, axes))
+        for record in records:
+            if record.ended:
+                self.study.add_trial(frozen(record, axes))
             else:
-                self.study.enqueue_trial(sampled(entry, axes))
-        for point in points[len(entries) :]:
+                self.study.enqueue_trial(sampled(record, axes))
+        for point in points[len(records) :]:
             self.study.enqueue_trial(encode(axes, point))
 
-    def ask(self) -> Draw:
+    def ask(self) -> Suggestion:
         known = self.study.get_trials(deepcopy=False)
         seed = (self.seed * 1_000_003 + sum(trial.state != TrialState.WAITING for trial in known)) % 2**32
         if self.sampler == "tpe":
@@ -83,59 +83,59 @@ class OptunaProposer:
             self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
         trial = self.study.ask({axis.name: axis.distribution for axis in self.axes})
         self.asked[trial.number] = trial
-        return Draw(decode(self.axes, trial.params), trial.params)
+        return Suggestion(decode(self.axes, trial.params), trial.params)
 
-    def tell(self, entry: Entry) -> None:
-        trial = self.asked.pop(entry.number)
-        for step, value in entry.history:
+    def tell(self, record: TrialRecord) -> None:
+        trial = self.asked.pop(record.number)
+        for step, value in record.intermediate_values:
             trial.report(value, step)
-        state = STATES[entry.state]
-        self.study.tell(trial, entry.metric if state == TrialState.COMPLETE else None, state)
+        state = STATES[record.state]
+        self.study.tell(trial, record.metric if state == TrialState.COMPLETE else None, state)
 
 
-STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
+STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
-def sampled(entry: Entry, axes: Sequence[Parameter]) -> dict[str, Any]:
+def sampled(record: TrialRecord, axes: Sequence[SearchParameter]) -> dict[str, Any]:
     """The values as the sampler drew them; back from 1 - x their last bits would differ."""
-    return entry.drawn or encode(axes, entry.values)
+    return record.sampler_params or encode(axes, record.values)
 
 
-def frozen(entry: Entry, axes: Sequence[Parameter]) -> optuna.trial.FrozenTrial:
+def frozen(record: TrialRecord, axes: Sequence[SearchParameter]) -> optuna.trial.FrozenTrial:
     """A trial that ended, as Optuna keeps it: one that was stopped early is pruned, not complete."""
-    state = STATES[entry.state]
+    state = STATES[record.state]
     return optuna.trial.create_trial(
         state=state,
-        params=sampled(entry, axes),
+        params=sampled(record, axes),
         distributions={axis.name: axis.distribution for axis in axes},
-        value=None if state == TrialState.FAIL else entry.metric,
-        intermediate_values=dict(entry.history),
+        value=None if state == TrialState.FAIL else record.metric,
+        intermediate_values=dict(record.intermediate_values),
     )
 
 
-class PlanProposer:
-    """Nothing is drawn: the ledger holds all trials before the first starts."""
+class FixedPlan:
+    """Nothing is sampler_params: the store holds all trials before the first starts."""
 
-    def ask(self) -> Draw:
-        return Draw({}, {})
+    def ask(self) -> Suggestion:
+        return Suggestion({}, {})
 
-    def tell(self, entry: Entry) -> None:
+    def tell(self, record: TrialRecord) -> None:
         pass
 
 
-class LedgerSearch(Searcher):
-    """Answers Tune from a ledger: first what has not ended, then what the proposer draws, up to a number of trials.
+class ResumableSearcher(Searcher):
+    """Answers Tune from a store: first what has not ended, then what the sampler draws, up to a number of trials.
 
     Args:
         steps: length of a trial whose values do not set it.
         deadline: by time.monotonic(); after it no trial starts.
     """
 
-    def __init__(self, ledger: Ledger, proposer: Proposer, trials: int, steps: int, deadline: float = float("inf")):
+    def __init__(self, store: TrialStore, sampler: Sampler, trials: int, steps: int, deadline: float = float("inf")):
         super().__init__()
-        self.ledger, self.proposer, self.trials, self.steps, self.deadline = ledger, proposer, trials, steps, deadline
-        self.unfinished = [entry for entry in ledger.entries if not entry.ended]
-        self.running: dict[str, Entry] = {}
+        self.store, self.sampler, self.trials, self.steps, self.deadline = store, sampler, trials, steps, deadline
+        self.unfinished = [record for record in store.records if not record.ended]
+        self.running: dict[str, TrialRecord] = {}
 
     def set_search_properties(self, *args: Any, **options: Any) -> bool:
         return True
@@ -145,25 +145,25 @@ class LedgerSearch(Searcher):
         if time.monotonic() > self.deadline:
             return Searcher.FINISHED
         if self.unfinished:
-            entry = self.unfinished.pop(0)
-            self.proposer.ask()
-        elif len(self.ledger.entries) < self.trials:
-            values, drawn = self.proposer.ask()
-            entry = self.ledger.add(values, int(values.get("steps", self.steps)), drawn=drawn)
+            record = self.unfinished.pop(0)
+            self.sampler.ask()
+        elif len(self.store.records) < self.trials:
+            values, drawn = self.sampler.ask()
+            record = self.store.add(values, int(values.get("steps", self.steps)), sampler_params=drawn)
         else:
             return Searcher.FINISHED
-        self.running[trial_id] = entry
-        return {NUMBER: entry.number}
+        self.running[trial_id] = record
+        return {NUMBER: record.number}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        entry = self.running.pop(trial_id, None)
-        if entry is None:
+        record = self.running.pop(trial_id, None)
+        if record is None:
             return
-        if error or entry.reason is not None:
-            self.ledger.end(entry, "failed", "its process died: killed, or out of memory")
+        if error or record.reason is not None:
+            self.store.end(record, "failed", "its process died: killed, or out of memory")
         else:
-            self.ledger.end(entry, "complete" if entry.step >= entry.steps else "stopped")
-        self.proposer.tell(entry)
+            self.store.end(record, "complete" if record.step >= record.steps else "pruned")
+        self.sampler.tell(record)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is on disk."""
+        """Nothing: the store is on disk."""

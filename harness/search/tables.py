@@ -13,49 +13,49 @@ import optuna
 from optuna.trial import TrialState
 from rich.table import Table
 
-from harness.cli.command import out, share
+from harness.cli.command import format_metric, out
 from harness.config.search import SearchConfig
 from harness.search.confirmation import Candidate, ranked
 from harness.search.progress import leaf, short
-from harness.search.search_space import Parameter
+from harness.search.search_space import SearchParameter
 from harness.search.searcher import frozen
-from harness.search.trial_store import Entry
+from harness.search.trial_store import TrialRecord
 from harness.tracking import Run
 
 
-def show_trials(search: SearchConfig, entries: Sequence[Entry]) -> None:
+def show_trials(search: SearchConfig, records: Sequence[TrialRecord]) -> None:
     """All trials, best first."""
     table = Table(title="trials")
     for name in ("trial", *(leaf(key) for key in search.space), search.metric, "steps", "", "time"):
         table.add_column(name, justify="right")
-    best = ranked(search, entries)
-    for entry in best + [entry for entry in entries if entry not in best]:
-        values = [short(value) for value in entry.values.values()]
-        row = [str(entry.number), *values, share(entry.metric), str(entry.step), entry.state]
-        table.add_row(*row, f"{entry.seconds:.0f} s", style="bold green" if best and entry is best[0] else None)
+    best = ranked(search, records)
+    for record in best + [record for record in records if record not in best]:
+        values = [short(value) for value in record.values.values()]
+        row = [str(record.number), *values, format_metric(record.metric), str(record.step), record.state]
+        table.add_row(*row, f"{record.seconds:.0f} s", style="bold green" if best and record is best[0] else None)
     out.print(table)
 
 
-def write_trials(path: Path, search: SearchConfig, entries: Sequence[Entry]) -> None:
+def write_trials(path: Path, search: SearchConfig, records: Sequence[TrialRecord]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["trial", *search.space, search.metric, "steps", "state", "seconds", "reason"])
-        for one in entries:
+        for one in records:
             values = [one.values[key] for key in search.space]
             writer.writerow(
                 [one.number, *values, one.metric, one.step, one.state, round(one.seconds, 1), one.reason or ""]
             )
 
 
-def most_common_reason(entries: Sequence[Entry]) -> str:
+def most_common_reason(records: Sequence[TrialRecord]) -> str:
     """Why the trials failed, and how many of them so."""
-    reasons = [entry.reason for entry in entries if entry.reason]
+    reasons = [record.reason for record in records if record.reason]
     if not reasons:
         return "none got as far as an evaluation"
     kinds = Counter(re.sub(r"[\d.]+", "", reason) for reason in reasons)  # steps and losses differ
     kind, count = kinds.most_common(1)[0]
     first = next(reason for reason in reasons if re.sub(r"[\d.]+", "", reason) == kind)
-    return f"{count} of {len(entries)}: {first}"
+    return f"{count} of {len(records)}: {first}"
 
 
 def show_candidates(search: SearchConfig, candidates: Sequence[Candidate], metric: str) -> None:
@@ -66,7 +66,7 @@ def show_candidates(search: SearchConfig, candidates: Sequence[Candidate], metri
     for place, one in enumerate(candidates):
         trial = "start" + (f" ({one.trial})" if one.trial >= 0 else "") if one.start else str(one.trial)
         values = [short(value) for value in one.values.values()]
-        row = [trial, *values, share(one.searched), one.text, str(len(one.scores))]
+        row = [trial, *values, format_metric(one.searched), one.text, str(len(one.scores))]
         table.add_row(*row, style="bold green" if place == 0 else None)
     out.print(table)
 
@@ -105,10 +105,12 @@ def cell(one: Candidate, best: Candidate) -> str:
 
 
 def log_insight(
-    search: SearchConfig, axes: Sequence[Parameter], entries: Sequence[Entry], folder: Path, parent: Run
+    search: SearchConfig, axes: Sequence[SearchParameter], records: Sequence[TrialRecord], folder: Path, parent: Run
 ) -> None:
     """optuna.visualization's plots, and a database for optuna-dashboard."""
-    exported = export_study(folder / "optuna.db", folder.name, search.mode, [frozen(entry, axes) for entry in entries])
+    exported = export_study(
+        folder / "optuna.db", folder.name, search.mode, [frozen(record, axes) for record in records]
+    )
     parent.file(folder / "optuna.db")
     write_plots(folder / "plots.html", figures(exported))
     parent.file(folder / "plots.html")

@@ -14,17 +14,18 @@ from ray import tune
 
 from classmix_core.errors import DataError
 from harness import run_dir
-from harness.atomic import replacing
+from harness.atomic import atomic_file
 from harness.config.search import Resources
-from harness.config.train import ConfigError, TrainConfig, flatten, override, to_yaml
+from harness.config.train import TrainConfig, flatten, override, to_yaml
 from harness.distributed.torch_trainer import train_in_group
+from harness.errors import RunFailed, TrialPruned, UserError
 from harness.search.searcher import NUMBER
-from harness.search.trial_store import MLFLOW_RUN, Phase, read_entry
-from harness.tracking import PARENT, TRIAL, TROUBLES, Run, children, one_line, repeated_by
-from harness.training.context import StoppedEarly, TrialSession
-from harness.training.trainer import Job, Purpose, TrainingError, train
+from harness.search.trial_store import MLFLOW_RUN, Phase, read_trial
+from harness.tracking import PARENT, STORE_ERRORS, TRIAL, Run, children, one_line, repeated_by
+from harness.training.context import TrialContext
+from harness.training.trainer import Purpose, TrainJob, train
 
-HARMLESS = (TrainingError, ConfigError, DataError, torch.OutOfMemoryError, MemoryError)
+HARMLESS = (RunFailed, UserError, DataError, torch.OutOfMemoryError, MemoryError)
 """After these a process is as good as before; after any other error it is replaced."""
 FAILED = "failed"
 """Under which a trial reports why it failed."""
@@ -36,7 +37,7 @@ class Study:
 
     base: TrainConfig
     folder: Path
-    record: run_dir.Record
+    run_record: run_dir.RunRecord
     resources: Resources
     metric: str
     """What is sought."""
@@ -51,55 +52,55 @@ def run_trial(given: dict[str, Any], study: Study) -> None:
     folder = study.trial_folder(given[NUMBER])
     torch.set_num_threads(study.resources.cpus)
     with alone_in(folder):
-        entry = read_entry(folder)
-        if entry.stop:  # killed between the verdict and the end
+        record = read_trial(folder)
+        if record.stop:  # killed between the verdict and the end
             return
         run, status = None, "FAILED"
         try:
-            config = override(study.base, entry.values)
-            run = open_trial_run(study, entry.number, folder, config)
+            config = override(study.base, record.values)
+            run = open_trial_run(study, record.number, folder, config)
             purpose: Purpose = "trial" if study.phase == "trials" else "confirmation"
-            job = Job(config, folder, study.record.tracking_uri, run.run_id, purpose)
+            job = TrainJob(config, folder, study.run_record.tracking_uri, run.run_id, purpose)
             train_trial(job, study, lambda metrics: report(metrics, study.metric, folder))
             status = "FINISHED"
-        except StoppedEarly:
+        except TrialPruned:
             status = "FINISHED"
         except Exception as error:
             tune.report({FAILED: one_line(error)})  # before all that may fail for the same reason
             if run:
-                with suppress(*TROUBLES):
+                with suppress(*STORE_ERRORS):
                     run.failed(error)
                     run.text("traceback.txt", traceback.format_exc())
             if not isinstance(error, HARMLESS):
                 raise
         finally:
             if run:
-                with suppress(*TROUBLES):  # the driver puts the run's state right
+                with suppress(*STORE_ERRORS):  # the driver puts the run's state right
                     run.finish(status)
             if study.resources.gpus:
                 torch.cuda.empty_cache()  # a neighbour may need it
 
 
-def train_trial(job: Job, study: Study, tell: Callable[[dict[str, float]], bool]) -> None:
+def train_trial(job: TrainJob, study: Study, tell: Callable[[dict[str, float]], bool]) -> None:
     resources = study.resources
-    if resources.group > 1:
+    if resources.workers_per_trial > 1:
         train_in_group(job, resources, tell)
         return
     device = torch.device("cuda", 0) if resources.gpus else torch.device("cpu")
-    train(job, TrialSession(device, show=lambda progress: None, tell=tell))
+    train(job, TrialContext(device, show=lambda progress: None, tell=tell))
 
 
 def report(metrics: dict[str, float], sought: str, folder: Path) -> bool:
     """Tell Tune, which has decided when this returns; whether the trial shall go on.
 
     Raises:
-        TrainingError: what is sought is not a number: a class that is neither there nor predicted.
+        RunFailed: what is sought is not a number: a class that is neither there nor predicted.
     """
     value = metrics.get(sought, 0.0)
     if value != value:
-        raise TrainingError(f"{sought} is not a number at step {metrics['step']:.0f}.")
+        raise RunFailed(f"{sought} is not a number at step {metrics['step']:.0f}.")
     tune.report(metrics)
-    return not read_entry(folder).stop
+    return not read_trial(folder).stop
 
 
 @contextmanager
@@ -115,23 +116,23 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def open_trial_run(study: Study, number: int, folder: Path, config: TrainConfig) -> Run:
     """The MLflow run of a trial: a new one, or the one from before an interruption."""
-    record, name = study.record, f"{study.phase}/{number:03d}"
+    run_record, name = study.run_record, f"{study.phase}/{number:03d}"
     known = folder / MLFLOW_RUN
     if known.exists():
-        run = Run(record.tracking_uri, known.read_text())
+        run = Run(run_record.tracking_uri, known.read_text())
         run.restart()
         return run
     (folder / "config.yaml").write_text(to_yaml(config))
-    before = children(record.tracking_uri, record.experiment_id, record.run_id, name)
+    before = children(run_record.tracking_uri, run_record.experiment_id, run_record.run_id, name)
     if before:  # killed before its id was noted
-        run = Run(record.tracking_uri, before[0].info.run_id)
+        run = Run(run_record.tracking_uri, before[0].info.run_id)
         run.restart()
     else:
-        repeat = f"python -m harness.train --config {run_dir.shown(folder / 'config.yaml')}"
-        tags = {PARENT: record.run_id, TRIAL: name, "harness.role": study.phase, **repeated_by(repeat)}
+        repeat = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')}"
+        tags = {PARENT: run_record.run_id, TRIAL: name, "harness.role": study.phase, **repeated_by(repeat)}
         title = f"trial {number}" if study.phase == "trials" else f"confirmation {number}"
-        run = Run.create(record.tracking_uri, record.experiment_id, title, tags)
+        run = Run.create(run_record.tracking_uri, run_record.experiment_id, title, tags)
     run.params(flatten(config))
-    with replacing(known) as part:
+    with atomic_file(known) as part:
         part.write_text(run.run_id)
     return run

@@ -11,17 +11,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.atomic import replacing
+from harness.atomic import atomic_file
 
 Phase = Literal["trials", "confirm"]
-State = Literal["waiting", "running", "complete", "stopped", "failed"]
+State = Literal["waiting", "running", "complete", "pruned", "failed"]
 """Stopped means early, before its last step."""
 FILE, MLFLOW_RUN = "trial.json", "mlflow_run_id"
-ENDED = ("complete", "stopped", "failed")
+ENDED = ("complete", "pruned", "failed")
 
 
 @dataclass
-class Entry:
+class TrialRecord:
     """One trial."""
 
     number: int
@@ -32,7 +32,7 @@ class Entry:
     state: State = "running"
     step: int = 0
     """Of its last report."""
-    history: list[tuple[int, float]] = field(default_factory=list)
+    intermediate_values: list[tuple[int, float]] = field(default_factory=list)
     """(step, sought metric) of each report that had it."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Of its last report."""
@@ -40,22 +40,22 @@ class Entry:
     """Time it took so far."""
     reason: str | None = None
     """Why it failed."""
-    drawn: dict[str, Any] = field(default_factory=dict)
+    sampler_params: dict[str, Any] = field(default_factory=dict)
     """The values as the sampler drew them, to the last bit."""
     stop: bool = False
     """The verdict on its last report: it shall end there."""
 
     @property
     def metric(self) -> float | None:
-        return self.history[-1][1] if self.history else None
+        return self.intermediate_values[-1][1] if self.intermediate_values else None
 
     @property
     def ended(self) -> bool:
         return self.state in ENDED
 
 
-class Ledger:
-    """The entries of one phase of a study, in order of their numbers.
+class TrialStore:
+    """The records of one phase of a study, in order of their numbers.
 
     Args:
         folder: of the study.
@@ -63,48 +63,54 @@ class Ledger:
 
     def __init__(self, folder: Path, phase: Phase) -> None:
         self.folder, self.phase = folder, phase
-        self.entries: list[Entry] = []
-        while (self.trial_folder(len(self.entries)) / FILE).is_file():
-            self.entries.append(read_entry(self.trial_folder(len(self.entries))))
+        self.records: list[TrialRecord] = []
+        while (self.trial_folder(len(self.records)) / FILE).is_file():
+            self.records.append(read_trial(self.trial_folder(len(self.records))))
 
     def trial_folder(self, number: int) -> Path:
         return self.folder / self.phase / f"{number:03d}"
 
     def add(
-        self, values: dict[str, Any], steps: int, state: State = "running", drawn: Mapping[str, Any] | None = None
-    ) -> Entry:
-        entry = Entry(len(self.entries), values, steps, state, drawn=dict(drawn or {}))
-        self.save(entry)
-        self.entries.append(entry)
-        return entry
+        self,
+        values: dict[str, Any],
+        steps: int,
+        state: State = "running",
+        sampler_params: Mapping[str, Any] | None = None,
+    ) -> TrialRecord:
+        record = TrialRecord(len(self.records), values, steps, state, sampler_params=dict(sampler_params or {}))
+        self.save(record)
+        self.records.append(record)
+        return record
 
-    def save(self, entry: Entry) -> None:
-        """Write an entry, whole or not at all."""
-        with replacing(self.trial_folder(entry.number) / FILE) as part:
-            part.write_text(json.dumps(asdict(entry)))
+    def save(self, record: TrialRecord) -> None:
+        """Write an record, whole or not at all."""
+        with atomic_file(self.trial_folder(record.number) / FILE) as part:
+            part.write_text(json.dumps(asdict(record)))
 
-    def end(self, entry: Entry, state: State, reason: str | None = None) -> None:
+    def end(self, record: TrialRecord, state: State, reason: str | None = None) -> None:
         """Note how a trial ended, for good: nothing goes on from its checkpoints any more."""
-        entry.state, entry.reason = state, entry.reason or reason
-        self.save(entry)
-        shutil.rmtree(self.trial_folder(entry.number) / "checkpoints", ignore_errors=True)
+        record.state, record.reason = state, record.reason or reason
+        self.save(record)
+        shutil.rmtree(self.trial_folder(record.number) / "checkpoints", ignore_errors=True)
 
-    def revive(self) -> None:
+    def restart_failed(self) -> None:
         """Let all trials run again, from scratch: where none came to anything the cause may be gone by now."""
-        for entry in list(self.entries):
-            (self.trial_folder(entry.number) / MLFLOW_RUN).unlink(missing_ok=True)
-            self.entries[entry.number] = Entry(entry.number, entry.values, entry.steps, "waiting", drawn=entry.drawn)
-            self.save(self.entries[entry.number])
+        for record in list(self.records):
+            (self.trial_folder(record.number) / MLFLOW_RUN).unlink(missing_ok=True)
+            self.records[record.number] = TrialRecord(
+                record.number, record.values, record.steps, "waiting", sampler_params=record.sampler_params
+            )
+            self.save(self.records[record.number])
 
     def count(self, *states: State) -> int:
-        return sum(entry.state in states for entry in self.entries)
+        return sum(record.state in states for record in self.records)
 
     @property
     def ended(self) -> int:
-        return sum(entry.ended for entry in self.entries)
+        return sum(record.ended for record in self.records)
 
 
-def read_entry(trial_folder: Path) -> Entry:
+def read_trial(trial_folder: Path) -> TrialRecord:
     known = json.loads((trial_folder / FILE).read_text())
-    known["history"] = [(step, value) for step, value in known["history"]]
-    return Entry(**known)
+    known["intermediate_values"] = [(step, value) for step, value in known["intermediate_values"]]
+    return TrialRecord(**known)

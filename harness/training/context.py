@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from harness.errors import TrialPruned
+
 
 class Progress(NamedTuple):
     """What a running training shows."""
@@ -20,15 +22,7 @@ class Progress(NamedTuple):
     best: float | None = None
 
 
-class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
-
-
-class StoppedEarly(Exception):
-    """A search has decided that a trial is not worth its remaining steps."""
-
-
-class Session(Protocol):
+class TrainContext(Protocol):
     """What the loop needs of its surroundings."""
 
     rank: int
@@ -51,7 +45,7 @@ class Session(Protocol):
         """Called by every worker after each evaluation.
 
         Raises:
-            StoppedEarly: the trial of a search shall end here.
+            TrialPruned: the trial of a search shall end here.
         """
         ...
 
@@ -61,7 +55,7 @@ class Session(Protocol):
 
 
 @dataclass
-class LocalSession:
+class LocalContext:
     """One worker in this process."""
 
     device: torch.device
@@ -81,7 +75,7 @@ class LocalSession:
 
 
 @dataclass
-class TrialSession(LocalSession):
+class TrialContext(LocalContext):
     """One worker that is a trial of a search.
 
     Args:
@@ -92,24 +86,24 @@ class TrialSession(LocalSession):
 
     def report(self, metrics: dict[str, float]) -> None:
         if not self.tell(metrics):
-            raise StoppedEarly
+            raise TrialPruned
 
 
-class TrainSession:
+class RayTrainContext:
     """One of several workers of a Ray TorchTrainer.
 
     Args:
-        board: handle of the actor that rank 0 tells its progress.
+        progress_actor: handle of the actor that rank 0 tells its progress.
     """
 
-    def __init__(self, board: Any) -> None:
+    def __init__(self, progress_actor: Any) -> None:
         import ray.train
         import ray.train.torch
 
-        context = ray.train.get_context()
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        ray_context = ray.train.get_context()
+        self.rank, self.world_size = ray_context.get_world_rank(), ray_context.get_world_size()
         self.device = ray.train.torch.get_device()
-        self.board = board
+        self.progress_actor = progress_actor
 
     def wrap(self, model: nn.Module) -> nn.Module:
         import ray.train.torch
@@ -122,7 +116,7 @@ class TrainSession:
         return value / self.world_size
 
     def show(self, progress: Progress) -> None:
-        self.board.put.remote(tuple(progress))
+        self.progress_actor.put.remote(tuple(progress))
 
     def report(self, metrics: dict[str, float]) -> None:
         import ray.train
@@ -133,21 +127,21 @@ class TrainSession:
         return False
 
 
-class TrialGroupSession(TrainSession):
+class RayTrialContext(RayTrainContext):
     """One of several workers that are a trial of a search together."""
 
     def show(self, progress: Progress) -> None:
         pass
 
     def report(self, metrics: dict[str, float]) -> None:
-        """Rank 0 tells the trial's actor through the board and waits for its answer, all others for rank 0."""
+        """Rank 0 tells the trial's actor through the progress_actor and waits for its answer, all others for rank 0."""
         import ray
 
         stop = torch.zeros(1, device=self.device)
         if self.rank == 0:
-            number = ray.get(self.board.report.remote(metrics))
-            while (answer := ray.get(self.board.answer.remote(number))) is None:
+            number = ray.get(self.progress_actor.report.remote(metrics))
+            while (answer := ray.get(self.progress_actor.answer.remote(number))) is None:
                 time.sleep(0.02)
             stop += not answer
         if self.mean(stop).item() > 0:
-            raise StoppedEarly
+            raise TrialPruned

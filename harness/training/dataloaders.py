@@ -9,14 +9,14 @@ from classmix_core.data import Data, DataConfig
 from classmix_core.data.loader import TrainingSet, training_batches
 from classmix_core.data.samples import Samples
 from harness.config.train import TrainConfig
-from harness.training.context import Session
+from harness.training.context import TrainContext
 
 
 def training_set(config: DataConfig, samples: Samples, labels: bool, seed: int) -> TrainingSet:
     return TrainingSet(samples, labels=labels, resize=config.resize, crop=config.crop, seed=seed, scale=config.scale)
 
 
-def feed(config: TrainConfig, data: Data, session: Session, first_step: int) -> Iterator[Batch]:
+def feed(config: TrainConfig, data: Data, context: TrainContext, first_step: int) -> Iterator[Batch]:
     """Endless; without unlabelled images where they have no weight."""
 
     def stream(samples: Samples, labels: bool, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -24,11 +24,11 @@ def feed(config: TrainConfig, data: Data, session: Session, first_step: int) -> 
             training_set(config.data, samples, labels, seed),
             batch,
             seed=seed,
-            rank=session.rank,
-            world_size=session.world_size,
+            rank=context.rank,
+            world_size=context.world_size,
             first_step=first_step,
             loader_workers=config.data.loader_workers,
-            device=session.device,
+            device=context.device,
         )
 
     labelled = stream(data.labelled, True, config.data.batch_labelled, 2 * config.seed)

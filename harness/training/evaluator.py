@@ -11,46 +11,49 @@ from classmix_core.data.samples import Samples
 from classmix_core.evaluate import evaluate
 from classmix_core.metrics import class_iou, mean_iou, pixel_accuracy
 from harness.config.train import TrainConfig
+from harness.errors import Interrupted
 from harness.tracking import Run
-from harness.training.context import Interrupted, Session
+from harness.training.context import TrainContext
 from harness.training.figures import confusion_figure
 
 T = TypeVar("T")
 
 
-class Scores:
-    """Evaluation as a run's configuration says, shared by the workers of a session."""
+class Evaluator:
+    """Evaluation as a run's configuration says, shared by the workers of a context."""
 
-    def __init__(self, config: TrainConfig, data: Data, session: Session) -> None:
-        self.config, self.data, self.session = config, data, session
+    def __init__(self, config: TrainConfig, data: Data, context: TrainContext) -> None:
+        self.config, self.data, self.context = config, data, context
 
-    def count(self, samples: Samples | None, network: nn.Module) -> Tensor:
+    def confusion_matrix(self, samples: Samples | None, network: nn.Module) -> Tensor:
         """The confusion matrix over all workers; the network is left in evaluation mode.
 
         Raises:
-            Interrupted: `session.stopping` said so.
+            Interrupted: `context.stopping` said so.
         """
         assert samples is not None, "a role that this job may not see"
-        config, session = self.config, self.session
+        config, context = self.config, self.context
         batches = evaluation_batches(
             samples,
             config.eval.batch,
             resize=config.data.resize,
             resize_labels=config.eval.resize_labels,
-            rank=session.rank,
-            world_size=session.world_size,
+            rank=context.rank,
+            world_size=context.world_size,
         )
-        classes, views = len(self.data.classes), config.eval.views()
-        matrix = evaluate(network, self.until_stopped(batches), classes, session.device, config.precision, views=views)
-        return (session.mean(matrix.double()) * session.world_size).round().long()
+        classes, inference = len(self.data.classes), config.eval.inference()
+        matrix = evaluate(
+            network, self.until_stopped(batches), classes, context.device, config.precision, inference=inference
+        )
+        return (context.mean(matrix.double()) * context.world_size).round().long()
 
     def until_stopped(self, batches: Iterator[T]) -> Iterator[T]:
         for batch in batches:
-            if self.session.stopping():
+            if self.context.stopping():
                 raise Interrupted
             yield batch
 
-    def named(self, role: str, matrix: Tensor) -> dict[str, float]:
+    def metrics(self, role: str, matrix: Tensor) -> dict[str, float]:
         """The metrics of a role, by name."""
         values = {f"{role}/miou": mean_iou(matrix), f"{role}/accuracy": pixel_accuracy(matrix)}
         ious = class_iou(matrix).tolist()

@@ -7,17 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from classmix_core.classmix import Mixed
-from classmix_core.mixing import IGNORE
+from classmix_core.constants import IGNORE_INDEX
 
 Palette = tuple[tuple[int, int, int], ...]
 MIN_HEIGHT = 120
 
 
 def colour_labels(label_BHW: Tensor, palette: Palette) -> Tensor:
-    """Labels as uint8 RGB (B, 3, H, W); IGNORE is black."""
+    """Labels as uint8 RGB (B, 3, H, W); IGNORE_INDEX is black."""
     table = torch.zeros(256, 3, dtype=torch.uint8)
     table[: len(palette)] = torch.tensor(palette, dtype=torch.uint8)
-    table[IGNORE] = 0
+    table[IGNORE_INDEX] = 0
     return table[label_BHW.cpu().long()].permute(0, 3, 1, 2)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from classmix_core.classmix import StepResult
 
 
-class Curve:
+class TrainMetrics:
     """Means of the training curves over some steps, summed on the device and read at once."""
 
     def __init__(self, device: torch.device, images_per_step: int) -> None:

@@ -20,14 +20,15 @@ from classmix_core.metrics import mean_iou
 from classmix_core.models import build_model, head_prefixes
 from classmix_core.optim import build_optimizer, build_schedule
 from harness.config.train import TrainConfig
+from harness.errors import Interrupted, RunFailed
 from harness.tracking import Run
 from harness.training import checkpoint
-from harness.training.context import Interrupted, Progress, Session
+from harness.training.context import Progress, TrainContext
 from harness.training.dataloaders import feed, training_set
-from harness.training.evaluator import Scores
+from harness.training.evaluator import Evaluator
 from harness.training.figures import mix_panel, prediction_panel
 from harness.training.pretrained import load_weights_into
-from harness.training.train_metrics import Curve
+from harness.training.train_metrics import TrainMetrics
 
 PANEL_ROWS = 4
 NETWORKS = ("student", "teacher")
@@ -36,12 +37,8 @@ Purpose = Literal["run", "trial", "confirmation"]
 """run: val as it goes, test in the end; trial: val alone; confirmation: test alone, after the last step."""
 
 
-class TrainingError(RuntimeError):
-    """The run cannot go on; the message is for the user."""
-
-
 @dataclass(frozen=True)
-class Job:
+class TrainJob:
     """What every worker of a run is given."""
 
     config: TrainConfig
@@ -63,14 +60,14 @@ def load_data_once(config: DataConfig, roles: tuple[Role, ...] = EVALUATED) -> D
     return load_data(config, roles)
 
 
-def train(job: Job, session: Session) -> dict[str, float]:
+def train(job: TrainJob, context: TrainContext) -> dict[str, float]:
     """Train from the newest checkpoint, or from scratch, to the end; returns the last metrics.
 
     Raises:
-        Interrupted: `session.stopping` said so; the state is saved.
-        TrainingError: the loss is no longer finite.
+        Interrupted: `context.stopping` said so; the state is saved.
+        RunFailed: the loss is no longer finite.
     """
-    trainer = Trainer(job, session)
+    trainer = Trainer(job, context)
     trainer.restore()
     trainer.run()
     return trainer.metrics
@@ -79,13 +76,13 @@ def train(job: Job, session: Session) -> dict[str, float]:
 class Trainer:
     """State of one worker, and the loop over it."""
 
-    def __init__(self, job: Job, session: Session) -> None:
-        self.job, self.session, config = job, session, job.config
-        self.config, self.device = config, session.device
+    def __init__(self, job: TrainJob, context: TrainContext) -> None:
+        self.job, self.context, config = job, context, job.config
+        self.config, self.device = config, context.device
         self.data = load_data_once(config.data, job.roles)
         self.num_classes = len(self.data.classes)
-        self.scores = Scores(config, self.data, session)
-        self.run_log = Run(job.tracking_uri, job.run_id) if session.rank == 0 else None
+        self.evaluator = Evaluator(config, self.data, context)
+        self.run_log = Run(job.tracking_uri, job.run_id) if context.rank == 0 else None
         self.next_step = 0
         self.metrics: dict[str, float] = {}
         self.best = {"step": -1.0, "val/miou": -1.0}
@@ -96,7 +93,7 @@ class Trainer:
     @property
     def own_seed(self) -> int:
         """Of this worker, where workers must differ."""
-        return self.config.seed * 1_000_003 + self.session.rank
+        return self.config.seed * 1_000_003 + self.context.rank
 
     def build(self) -> None:
         config = self.config
@@ -116,7 +113,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, head_prefixes(config.model.name), config.optim)
         self.schedule = build_schedule(self.optimizer, config.steps, config.optim.power)
         self.classmix = ClassMix(
-            self.session.wrap(self.model),
+            self.context.wrap(self.model),
             self.teacher,
             self.optimizer,
             self.schedule,
@@ -126,9 +123,9 @@ class Trainer:
             generator=self.generator,
             flips=config.data.flip,
             precision=config.precision,
-            mean_over_workers=self.session.mean if self.session.world_size > 1 else lambda value: value,
+            mean_over_workers=self.context.mean if self.context.world_size > 1 else lambda value: value,
         )
-        self.curve = Curve(self.device, self.images_per_step())
+        self.train_metrics = TrainMetrics(self.device, self.images_per_step())
         self.networks = dict(zip(NETWORKS, (self.model, self.teacher), strict=True))
         self.evaluated = self.networks[config.eval.network]
 
@@ -157,17 +154,17 @@ class Trainer:
         if self.run_log:
             self.run_log.flush()  # a run that goes on from here does not log these steps again
         checkpoint.save(
-            self.job.folder, self.next_step, self.shared_state, self.own_state(), self.session.rank, self.barrier
+            self.job.folder, self.next_step, self.shared_state, self.own_state(), self.context.rank, self.barrier
         )
 
     def restore(self) -> None:
         """Go on from the newest checkpoint of the run's folder, if there is one."""
         if self.run_log:
-            self.run_log.remember()
+            self.run_log.load_logged_steps()
         found = checkpoint.newest(self.job.folder)
         if found is None:
             return
-        shared, own = checkpoint.load(found, self.session.rank)
+        shared, own = checkpoint.load(found, self.context.rank)
         self.next_step, self.best, self.metrics = shared["step"], shared["best"], shared["metrics"]
         self.unevaluated = shared["unevaluated"]
         self.model.load_state_dict(shared["student"])
@@ -184,16 +181,16 @@ class Trainer:
             torch.cuda.set_rng_state(own["cuda"], self.device)
 
     def barrier(self) -> None:
-        self.session.mean(torch.zeros(1, device=self.device))
+        self.context.mean(torch.zeros(1, device=self.device))
 
     def average_buffers(self) -> None:
         """Give all workers the same running statistics: each has kept those of its own batches."""
-        if self.session.world_size == 1:
+        if self.context.world_size == 1:
             return
         for network in (self.model, self.teacher):
             for buffer in network.buffers():
                 if buffer.is_floating_point():
-                    buffer.copy_(self.session.mean(buffer))
+                    buffer.copy_(self.context.mean(buffer))
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -207,9 +204,9 @@ class Trainer:
             self.report()
         if self.next_step >= self.config.steps:
             return
-        batches = feed(self.config, self.data, self.session, self.next_step)
+        batches = feed(self.config, self.data, self.context, self.next_step)
         while self.next_step < self.config.steps:
-            self.curve.add(self.classmix.step(next(batches), self.next_step))
+            self.train_metrics.add(self.classmix.step(next(batches), self.next_step))
             self.next_step += 1
             self.after_step()
 
@@ -222,7 +219,7 @@ class Trainer:
         at_mark = done or step % config.eval_every == 0
         if at_mark and self.data.val is not None:
             self.validate()
-        stopping = self.session.stopping()
+        stopping = self.context.stopping()
         if stopping or done or step % (config.checkpoint_every or config.eval_every) == 0:
             self.save()
         if stopping and not done:
@@ -233,22 +230,22 @@ class Trainer:
             self.report()
 
     def report(self) -> None:
-        self.session.report({"step": self.next_step, **self.metrics})
+        self.context.report({"step": self.next_step, **self.metrics})
 
     def images_per_step(self) -> int:
         data = self.config.data
         unlabelled = data.batch_unlabelled if self.config.ssl.unlabelled_weight else 0
-        return (data.batch_labelled + unlabelled) * self.session.world_size
+        return (data.batch_labelled + unlabelled) * self.context.world_size
 
     def log_curve(self) -> None:
-        if self.curve.count == 0:
+        if self.train_metrics.count == 0:
             return
-        values = self.curve.read(self.session.mean)
+        values = self.train_metrics.read(self.context.mean)
         if not math.isfinite(values["train/loss"]):
             if self.run_log:
                 self.run_log.flush()
             advice = "a lower optim.lr, or ssl.unlabelled_weight, may help"
-            raise TrainingError(f"the loss is {values['train/loss']} at step {self.next_step}: {advice}.")
+            raise RunFailed(f"the loss is {values['train/loss']} at step {self.next_step}: {advice}.")
         values["train/lr"] = float(self.schedule.get_last_lr()[0])
         if self.run_log:
             self.run_log.metrics(self.next_step, values)
@@ -257,12 +254,12 @@ class Trainer:
     def show(self, loss: float | None = None, lambda_: float | None = None) -> None:
         best = self.best["val/miou"] if self.best["step"] >= 0 else None
         val = self.metrics.get("val/miou")
-        self.session.show(Progress(self.next_step, self.config.steps, loss, lambda_, val, best))
+        self.context.show(Progress(self.next_step, self.config.steps, loss, lambda_, val, best))
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
     def count(self, samples: Samples | None, network: nn.Module) -> Tensor:
-        matrix = self.scores.count(samples, network)
+        matrix = self.evaluator.confusion_matrix(samples, network)
         self.classmix.train_mode()
         return matrix
 
@@ -275,7 +272,7 @@ class Trainer:
             self.unevaluated = True
             self.save()
             raise
-        self.metrics = self.scores.named("val", self.matrix)
+        self.metrics = self.evaluator.metrics("val", self.matrix)
         first = self.best["step"] < 0  # also where no pixel of val is labelled and mIoU is NaN
         if first or self.metrics["val/miou"] > self.best["val/miou"]:
             self.best = {"step": float(self.next_step), "val/miou": self.metrics["val/miou"]}
@@ -289,7 +286,7 @@ class Trainer:
                 self.log_panels()
             self.run_log.flush()
             self.show()
-        self.curve.restart_clock()
+        self.train_metrics.restart_clock()
 
     def log_panels(self) -> None:
         """The first unlabelled images mixed; the first of val with truth and prediction."""
@@ -302,7 +299,7 @@ class Trainer:
         size = self.config.data.resize
         image, truth = next(evaluation_batches(rows, PANEL_ROWS, resize=size, resize_labels=True, rank=0, world_size=1))
         self.evaluated.eval()
-        prediction = predict(self.evaluated, image.to(self.device), views=self.config.eval.views())
+        prediction = predict(self.evaluated, image.to(self.device), inference=self.config.eval.inference())
         self.classmix.train_mode()
         self.run_log.image("prediction", prediction_panel(image, truth, prediction, self.data.palette), self.next_step)
 
@@ -331,7 +328,7 @@ class Trainer:
                 self.log_result("val", matrix)
             case "confirmation":
                 matrix = self.count(self.data.test, self.evaluated)
-                self.metrics = self.scores.named("test", matrix)
+                self.metrics = self.evaluator.metrics("test", matrix)
                 self.log_result("test", matrix)
         self.report()
 
@@ -354,7 +351,7 @@ class Trainer:
             self.metrics[f"test/best_{name}_miou"] = mean_iou(matrix)
             if name == chosen:
                 result = matrix
-        self.metrics |= self.scores.named("test", result)
+        self.metrics |= self.evaluator.metrics("test", result)
         self.metrics |= {
             "test/final_miou": self.metrics[f"test/final_{chosen}_miou"],
             "test/best_step": self.best["step"],
@@ -364,7 +361,7 @@ class Trainer:
     def log_result(self, role: str, matrix: Tensor) -> None:
         if not self.run_log:
             return
-        self.scores.log(self.run_log, role, matrix)
+        self.evaluator.log(self.run_log, role, matrix)
         if role == "test":  # those of val are logged with each evaluation
             reported = {key: value for key, value in self.metrics.items() if key.startswith(role)}
             self.run_log.metrics(self.config.steps, reported)

@@ -1,7 +1,7 @@
 """mIoU against the official Cityscapes evaluation, on PNG files such as it reads.
 
 It counts 34 label ids of the files, voids included, and leaves the voids out when it reads the matrix; here labels are
-19 classes and IGNORE, and ignored pixels are never counted. Its habits that matter:
+19 classes and IGNORE_INDEX, and ignored pixels are never counted. Its habits that matter:
 
 - a void pixel of the truth counts nowhere, whatever is predicted there: neither as a miss nor as a false alarm;
 - a void label in a prediction is a miss of the true class and a false alarm of none. No prediction made here can hold
@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torchvision.io import write_png
 
 from classmix_core.augment import MEAN, STD
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data.datasets import cityscapes
 from classmix_core.evaluate import evaluate
 from classmix_core.metrics import class_iou, confusion_matrix, mean_iou
-from classmix_core.mixing import IGNORE
 
 official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
 
@@ -41,7 +41,7 @@ def truth(seed: int, classes: int = CLASSES) -> Tensor:
     """Label ids (H, W) with the void bands of the data set: its border, the car's bonnet, and specks of other voids."""
     draw = torch.Generator().manual_seed(seed)
     ids = BACK[torch.randint(0, classes, SIZE, generator=draw)]
-    voids = torch.tensor([number for number in LABEL_IDS if TRAIN_IDS[number] == IGNORE])
+    voids = torch.tensor([number for number in LABEL_IDS if TRAIN_IDS[number] == IGNORE_INDEX])
     specks = voids[torch.randint(0, len(voids), SIZE, generator=draw)]
     ids = torch.where(torch.rand(SIZE, generator=draw) < 0.1, specks, ids)
     ids[:2], ids[:, :3], ids[-4:] = 2, 3, 1  # rectification border, out of roi, ego vehicle
@@ -52,7 +52,7 @@ def guess(ids: Tensor, seed: int, classes: int = CLASSES) -> Tensor:
     """A prediction in train ids: half right, and made up within voids."""
     draw = torch.Generator().manual_seed(100 + seed)
     other = torch.randint(0, classes, SIZE, generator=draw)
-    right = (torch.rand(SIZE, generator=draw) < 0.5) & (TRAIN_IDS[ids] != IGNORE)
+    right = (torch.rand(SIZE, generator=draw) < 0.5) & (TRAIN_IDS[ids] != IGNORE_INDEX)
     return torch.where(right, TRAIN_IDS[ids], other)
 
 
@@ -113,14 +113,14 @@ def test_miou_is_that_of_the_official_evaluation_with_its_void_bands(tmp_path: P
     result = official_result(tmp_path, truths, [BACK[prediction] for prediction in predictions])
     matrix = our_matrix([TRAIN_IDS[ids] for ids in truths], predictions)
     agree(result, matrix)
-    assert matrix.sum() == sum(int((TRAIN_IDS[ids] != IGNORE).sum()) for ids in truths)
+    assert matrix.sum() == sum(int((TRAIN_IDS[ids] != IGNORE_INDEX).sum()) for ids in truths)
     assert 0.3 < mean_iou(matrix) < 0.6
 
 
 def test_a_class_that_is_neither_there_nor_predicted_is_left_out_of_both_means(tmp_path: Path) -> None:
     ids = truth(7, classes=16)
     prediction = guess(ids, 7, classes=17)
-    prediction[TRAIN_IDS[ids] == IGNORE] = 18  # predicted within voids alone
+    prediction[TRAIN_IDS[ids] == IGNORE_INDEX] = 18  # predicted within voids alone
     result = official_result(tmp_path, [ids], [BACK[prediction]])
     matrix = our_matrix([TRAIN_IDS[ids]], [prediction])
     agree(result, matrix)
@@ -132,7 +132,7 @@ def test_a_class_that_is_neither_there_nor_predicted_is_left_out_of_both_means(t
 def test_what_is_predicted_on_void_pixels_changes_neither_score(tmp_path: Path) -> None:
     ids = truth(3)
     prediction = guess(ids, 3)
-    painted = prediction.where(TRAIN_IDS[ids] != IGNORE, torch.tensor(0))
+    painted = prediction.where(TRAIN_IDS[ids] != IGNORE_INDEX, torch.tensor(0))
     assert not torch.equal(painted, prediction)
     results = [official_result(tmp_path, [ids], [BACK[some]]) for some in (prediction, painted)]
     assert results[0]["averageScoreClasses"] == results[1]["averageScoreClasses"]

@@ -20,10 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from classmix_core.augment import normalise, to_float
 from classmix_core.classmix import Batch, ClassMix, ClassMixConfig, Mixed, StepResult, mix_unlabelled, pseudo_label
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.ema import make_teacher
 from classmix_core.errors import InvalidValue
 from classmix_core.losses import WEIGHTS, labelled_loss, sigmoid_ramp
-from classmix_core.mixing import IGNORE, MIXES
+from classmix_core.mixing import MIXES
 from classmix_core.models import ModelConfig, build_model
 from classmix_core.optim import OptimConfig, build_optimizer, build_schedule
 
@@ -72,9 +73,9 @@ def make_batch(seed: int = 17, labelled: int = L, unlabelled: int = U) -> Batch:
         return torch.randint(0, high, shape, dtype=torch.uint8, generator=draw)
 
     label_LHW = uint8(K, labelled, H, W)
-    label_LHW[torch.rand(label_LHW.shape, generator=draw) < 0.2] = IGNORE
+    label_LHW[torch.rand(label_LHW.shape, generator=draw) < 0.2] = IGNORE_INDEX
     image_UCHW, padding_UHW = uint8(256, unlabelled, 3, H, W), torch.zeros(unlabelled, H, W, dtype=torch.uint8)
-    image_UCHW[-1, :, :, -4:], padding_UHW[-1, :, -4:] = 0, IGNORE
+    image_UCHW[-1, :, :, -4:], padding_UHW[-1, :, -4:] = 0, IGNORE_INDEX
     return Batch(uint8(256, labelled, 3, H, W), label_LHW, image_UCHW, padding_UHW)
 
 
@@ -123,9 +124,9 @@ def test_image_i_is_pasted_onto_image_i_plus_1_with_its_labels_and_confidences(
     for u, y, x in product(range(U), range(H), range(W)):
         source = u if mixed.mask_UHW[u, y, x] else (u + 1) % U
         shown.add((u, source))
-        padded = padding[source, y, x] == IGNORE
+        padded = padding[source, y, x] == IGNORE_INDEX
         assert torch.equal(mixed.image_UCHW[u, :, y, x], image[source, :, y, x])
-        assert mixed.pseudo_label_UHW[u, y, x] == (IGNORE if padded else label[source, y, x])
+        assert mixed.pseudo_label_UHW[u, y, x] == (IGNORE_INDEX if padded else label[source, y, x])
         assert mixed.confidence_UHW[u, y, x] == confidence[source, y, x]
     assert len(shown) == (U if mix == "none" else 2 * U)
     assert torch.equal(mixed.source_UCHW, image)
@@ -144,12 +145,12 @@ def test_the_class_mask_is_half_of_the_classes_that_the_teacher_sees_in_the_sour
 
 def test_padding_is_never_chosen_by_class(generator: torch.Generator) -> None:
     padding = torch.zeros(U, H, W, dtype=torch.uint8)
-    padding[:, :, ::2] = IGNORE
+    padding[:, :, ::2] = IGNORE_INDEX
     image = to_float(make_batch().image_UCHW)
     for _ in range(10):
         mixed = mix_unlabelled(pixel_network(), image, padding, K, ClassMixConfig(), generator)
         assert mixed.mask_UHW.any()
-        assert not mixed.mask_UHW[padding == IGNORE].any()
+        assert not mixed.mask_UHW[padding == IGNORE_INDEX].any()
 
 
 @pytest.mark.parametrize("strong", ["jitter", "blur"])
@@ -170,7 +171,7 @@ def hand_made(confidence_UHW: Tensor, ignored: slice | None = None) -> Mixed:
     image = torch.rand(U, 3, H, W, generator=draw)
     label = torch.randint(0, K, (U, H, W), generator=draw)
     if ignored is not None:
-        label[:, :, ignored] = IGNORE
+        label[:, :, ignored] = IGNORE_INDEX
     return Mixed(image, image, torch.ones(U, H, W, dtype=torch.bool), image, label, confidence_UHW)
 
 
@@ -237,7 +238,7 @@ def test_the_loss_is_labelled_plus_factor_times_unlabelled(factor: float) -> Non
 def test_the_labelled_loss_is_that_of_the_labelled_images() -> None:
     batch, network = make_batch(), pixel_network()
     expected = labelled_loss(
-        network(normalise(to_float(batch.image_LCHW))), batch.label_LHW, (batch.label_LHW != IGNORE).sum()
+        network(normalise(to_float(batch.image_LCHW))), batch.label_LHW, (batch.label_LHW != IGNORE_INDEX).sum()
     )
     torch.testing.assert_close(losses_of(make_step(network), hand_made(torch.ones(U, H, W))).loss_labelled, expected)
 
@@ -516,9 +517,9 @@ def part(values: Any, rank: int, size: int) -> Any:
 def test_the_mean_loss_of_two_workers_is_the_loss_of_one_with_both_batches(weight: str) -> None:
     draw = torch.Generator().manual_seed(19)
     batch = make_batch(labelled=4, unlabelled=6)
-    batch.label_LHW[:2, :7] = IGNORE  # the first worker has fewer labelled pixels
+    batch.label_LHW[:2, :7] = IGNORE_INDEX  # the first worker has fewer labelled pixels
     image = to_float(batch.image_UCHW)
-    label = torch.randint(0, K, (6, H, W), generator=draw).masked_fill(batch.padding_UHW == IGNORE, IGNORE)
+    label = torch.randint(0, K, (6, H, W), generator=draw).masked_fill(batch.padding_UHW == IGNORE_INDEX, IGNORE_INDEX)
     mixed = Mixed(image, image, label > 0, image, label, torch.rand(6, H, W, generator=draw) ** 0.2)
     labelled = (to_float(batch.image_LCHW), batch.label_LHW)
     network, counts = pixel_network(), []
@@ -564,7 +565,7 @@ def train_on(rank: int, workers: int, sync_file: str, out: str) -> None:
     shares = []
     for index in range(STEPS):
         batch = make_batch(index, labelled=4, unlabelled=6)
-        batch.label_LHW[:2, :5] = IGNORE
+        batch.label_LHW[:2, :5] = IGNORE_INDEX
         labelled, unlabelled = batch[:2], batch[2:]
         mine = [t[rank * len(t) // workers : (rank + 1) * len(t) // workers] for t in (*labelled, *unlabelled)]
         shares.append(step.step(Batch(*mine), index).lambda_)

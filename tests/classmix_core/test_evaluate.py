@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classmix_core.augment import MEAN, STD
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.evaluate import evaluate, predict
 from classmix_core.metrics import confusion_matrix
-from classmix_core.mixing import IGNORE
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -31,7 +31,7 @@ def images(batch: int, height: int, width: int) -> Tensor:
 def labels(batch: int, height: int, width: int) -> Tensor:
     draw = torch.Generator().manual_seed(height)
     label = torch.randint(0, CLASSES, (batch, height, width), dtype=torch.uint8, generator=draw)
-    return label.masked_fill(torch.rand(label.shape, generator=draw) < 0.2, IGNORE)
+    return label.masked_fill(torch.rand(label.shape, generator=draw) < 0.2, IGNORE_INDEX)
 
 
 def logits_of(network: nn.Module, image: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def test_evaluate_counts_every_batch_at_the_size_of_its_labels(network: nn.Modul
     matrix = evaluate(network.train(), iter(batches), CLASSES, CPU)
     assert matrix.dtype == torch.int64
     assert torch.equal(matrix, expected)
-    assert matrix.sum() == sum(int((label != IGNORE).sum()) for _, label in batches)
+    assert matrix.sum() == sum(int((label != IGNORE_INDEX).sum()) for _, label in batches)
 
 
 def test_evaluate_leaves_the_network_in_evaluation_mode_with_its_statistics_untouched(network: nn.Module) -> None:

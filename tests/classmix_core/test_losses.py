@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.losses import WEIGHTS, consistency_loss, consistency_weight, labelled_loss, pixel_loss, sigmoid_ramp
-from classmix_core.mixing import IGNORE
 
 B, K, H, W = 5, 4, 3, 7
 PIXELS = list(product(range(B), range(H), range(W)))
@@ -27,19 +27,19 @@ def label() -> Tensor:
     """The first image without an ignored pixel, the last with nothing else."""
     draw = torch.Generator().manual_seed(3)
     label_BHW = torch.randint(0, K, (B, H, W), generator=draw)
-    label_BHW[torch.rand(B, H, W, generator=draw) < 0.3] = IGNORE
-    label_BHW[0], label_BHW[-1] = 1, IGNORE
+    label_BHW[torch.rand(B, H, W, generator=draw) < 0.3] = IGNORE_INDEX
+    label_BHW[0], label_BHW[-1] = 1, IGNORE_INDEX
     return label_BHW
 
 
 @pytest.fixture
 def confident(label: Tensor) -> Tensor:
     """About half of the pixels that are not ignored."""
-    return (torch.rand(B, H, W, generator=torch.Generator().manual_seed(4)) < 0.5) & (label != IGNORE)
+    return (torch.rand(B, H, W, generator=torch.Generator().manual_seed(4)) < 0.5) & (label != IGNORE_INDEX)
 
 
 def cross_entropy(logits: Tensor, label: Tensor, b: int, y: int, x: int) -> float:
-    if label[b, y, x] == IGNORE:
+    if label[b, y, x] == IGNORE_INDEX:
         return 0.0
     values = logits[b, :, y, x].tolist()
     return math.log(sum(math.exp(value) for value in values)) - values[int(label[b, y, x])]
@@ -47,7 +47,7 @@ def cross_entropy(logits: Tensor, label: Tensor, b: int, y: int, x: int) -> floa
 
 def share_of(confident: Tensor, label: Tensor, images: list[int]) -> float:
     """Confident among the pixels of some images that are not ignored; 0 where all are."""
-    places = [place for place in PIXELS if place[0] in images and label[place] != IGNORE]
+    places = [place for place in PIXELS if place[0] in images and label[place] != IGNORE_INDEX]
     return sum(bool(confident[place]) for place in places) / max(len(places), 1)
 
 
@@ -62,7 +62,7 @@ def weight_by_loops(kind: str, confident: Tensor, label: Tensor, ramp: float, pl
 
 
 def weight_of(kind: str, confident: Tensor, label: Tensor, ramp: float = 0.3) -> Tensor:
-    valid = label != IGNORE
+    valid = label != IGNORE_INDEX
     return consistency_weight(kind, confident, valid, confident.sum() / valid.sum().clamp(min=1), ramp)
 
 
@@ -77,20 +77,20 @@ def test_pixel_loss_is_the_cross_entropy_of_each_pixel_and_0_where_ignored(logit
 def test_labelled_loss_is_the_mean_over_the_pixels_that_are_not_ignored(
     logits: Tensor, label: Tensor, dtype: torch.dtype
 ) -> None:
-    counted = [cross_entropy(logits, label, *place) for place in PIXELS if label[place] != IGNORE]
-    loss = labelled_loss(logits, label.to(dtype), (label != IGNORE).sum())
+    counted = [cross_entropy(logits, label, *place) for place in PIXELS if label[place] != IGNORE_INDEX]
+    loss = labelled_loss(logits, label.to(dtype), (label != IGNORE_INDEX).sum())
     assert loss.item() == pytest.approx(sum(counted) / len(counted), rel=1e-5)
 
 
 def test_an_ignored_pixel_moves_no_logit(logits: Tensor, label: Tensor) -> None:
-    labelled_loss(logits, label, (label != IGNORE).sum()).backward()
+    labelled_loss(logits, label, (label != IGNORE_INDEX).sum()).backward()
     assert logits.grad is not None
     moved = logits.grad.abs().sum(1) > 0
-    assert torch.equal(moved, label != IGNORE)
+    assert torch.equal(moved, label != IGNORE_INDEX)
 
 
 def test_a_batch_without_any_label_has_loss_0_and_a_finite_gradient(logits: Tensor, label: Tensor) -> None:
-    nothing = torch.full_like(label, IGNORE)
+    nothing = torch.full_like(label, IGNORE_INDEX)
     loss = labelled_loss(logits, nothing, torch.zeros(())) + consistency_loss(
         logits, nothing, weight_of("image", torch.zeros(B, H, W, dtype=torch.bool), nothing), torch.zeros(())
     )
@@ -105,7 +105,7 @@ def test_lambda_is_what_its_kind_says(kind: str, confident: Tensor, label: Tenso
     weight = weight_of(kind, confident, label).expand(B, H, W)
     for place in PIXELS:
         expected = weight_by_loops(kind, confident, label, 0.3, place)
-        if label[place] != IGNORE:  # what lies on an ignored pixel multiplies a loss of 0
+        if label[place] != IGNORE_INDEX:  # what lies on an ignored pixel multiplies a loss of 0
             assert float(weight[place]) == pytest.approx(expected, rel=1e-6)
     assert 0 <= weight.min() <= weight.max() <= 1
 
@@ -117,28 +117,28 @@ def test_consistency_loss_is_the_mean_of_lambda_times_cross_entropy(
     counted = [
         weight_by_loops(kind, confident, label, 0.3, place) * cross_entropy(logits, label, *place)
         for place in PIXELS
-        if label[place] != IGNORE
+        if label[place] != IGNORE_INDEX
     ]
-    loss = consistency_loss(logits, label, weight_of(kind, confident, label), (label != IGNORE).sum())
+    loss = consistency_loss(logits, label, weight_of(kind, confident, label), (label != IGNORE_INDEX).sum())
     assert loss.item() == pytest.approx(sum(counted) / len(counted), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["image", "batch", "pixel"])
 @pytest.mark.parametrize("all_confident", [False, True])
 def test_lambda_is_0_with_no_confident_pixel_and_1_with_all(kind: str, all_confident: bool, label: Tensor) -> None:
-    confident = (label != IGNORE) & all_confident
+    confident = (label != IGNORE_INDEX) & all_confident
     weight = weight_of(kind, confident, label).expand(B, H, W)
-    assert (weight[label != IGNORE] == float(all_confident)).all()
+    assert (weight[label != IGNORE_INDEX] == float(all_confident)).all()
 
 
 def test_padding_changes_no_lambda(label: Tensor) -> None:
     """The same image, wider by ignored pixels, has the same share of confident ones."""
     label = label[1:2]
-    confident = (label != IGNORE) & (torch.arange(W) < 3)
+    confident = (label != IGNORE_INDEX) & (torch.arange(W) < 3)
     pad = torch.nn.functional.pad
     for kind in ("image", "batch"):
         narrow = weight_of(kind, confident, label)
-        wide = weight_of(kind, pad(confident, (0, 9)), pad(label, (0, 9), value=IGNORE))
+        wide = weight_of(kind, pad(confident, (0, 9)), pad(label, (0, 9), value=IGNORE_INDEX))
         torch.testing.assert_close(narrow, wide)
 
 

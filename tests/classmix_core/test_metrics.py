@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
-from classmix_core.mixing import IGNORE
 
 CLASSES = 5
 
@@ -19,7 +19,7 @@ def pixels() -> tuple[Tensor, Tensor]:
     label = torch.randint(0, 4, (3, 7, 11), generator=draw)
     prediction = torch.where(torch.rand(3, 7, 11, generator=draw) < 0.6, label, label.roll(1, 2))
     prediction[prediction == 3] = 0
-    label[torch.rand(3, 7, 11, generator=draw) < 0.2] = IGNORE
+    label[torch.rand(3, 7, 11, generator=draw) < 0.2] = IGNORE_INDEX
     return prediction, label
 
 
@@ -27,7 +27,7 @@ def pixels() -> tuple[Tensor, Tensor]:
 def test_confusion_matrix_agrees_with_sklearn(pixels: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
     sklearn = pytest.importorskip("sklearn.metrics")
     prediction, label = pixels
-    valid = label != IGNORE
+    valid = label != IGNORE_INDEX
     expected = sklearn.confusion_matrix(label[valid], prediction[valid], labels=range(CLASSES))
     matrix = confusion_matrix(prediction, label.to(dtype), CLASSES)
     assert matrix.dtype == torch.int64
@@ -39,7 +39,7 @@ def test_class_iou_agrees_with_sklearns_jaccard_score_and_is_nan_for_an_absent_c
 ) -> None:
     sklearn = pytest.importorskip("sklearn.metrics")
     prediction, label = pixels
-    valid = label != IGNORE
+    valid = label != IGNORE_INDEX
     expected = sklearn.jaccard_score(label[valid], prediction[valid], labels=range(4), average=None)
     iou = class_iou(confusion_matrix(prediction, label, CLASSES))
     assert iou[:4].tolist() == pytest.approx(expected.tolist(), rel=1e-12)
@@ -51,7 +51,7 @@ def test_class_iou_agrees_with_sklearns_jaccard_score_and_is_nan_for_an_absent_c
 def test_pixel_accuracy_agrees_with_sklearn(pixels: tuple[Tensor, Tensor]) -> None:
     sklearn = pytest.importorskip("sklearn.metrics")
     prediction, label = pixels
-    valid = label != IGNORE
+    valid = label != IGNORE_INDEX
     expected = sklearn.accuracy_score(label[valid], prediction[valid])
     assert pixel_accuracy(confusion_matrix(prediction, label, CLASSES)) == pytest.approx(expected, rel=1e-6)
 
@@ -75,4 +75,4 @@ def test_matrices_of_parts_add_up_to_the_matrix_of_the_whole(pixels: tuple[Tenso
 
 
 def test_ignored_pixels_count_nowhere() -> None:
-    assert confusion_matrix(torch.tensor([0, 1]), torch.tensor([IGNORE, IGNORE]), 2).sum() == 0
+    assert confusion_matrix(torch.tensor([0, 1]), torch.tensor([IGNORE_INDEX, IGNORE_INDEX]), 2).sum() == 0

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.mixing import (
     COW_SIGMA_OF_HEIGHT,
-    IGNORE,
     MIXES,
     paste,
     sample_class_mask,
@@ -29,9 +29,9 @@ def labels(dtype: torch.dtype = torch.int64) -> Tensor:
     """Five label maps with 6, 5, 2, 1 and 0 classes; the second and the last hold ignored pixels."""
     draw = torch.Generator().manual_seed(1)
     label_BHW = torch.randint(0, CLASSES, SHAPE_BHW, generator=draw)
-    label_BHW[1][label_BHW[1] == 2] = IGNORE
+    label_BHW[1][label_BHW[1] == 2] = IGNORE_INDEX
     label_BHW[2] = torch.where(label_BHW[2] < 2, 0, 5)
-    label_BHW[3], label_BHW[4] = 3, IGNORE
+    label_BHW[3], label_BHW[4] = 3, IGNORE_INDEX
     return label_BHW.to(dtype)
 
 
@@ -40,7 +40,7 @@ def present_and_chosen(label_HW: Tensor, mask_HW: Tensor) -> tuple[set[int], set
     present, inside, outside = set(), set(), set()
     for y, x in product(range(label_HW.shape[0]), range(label_HW.shape[1])):
         value = int(label_HW[y, x])
-        if value != IGNORE:
+        if value != IGNORE_INDEX:
             present.add(value)
         (inside if mask_HW[y, x] else outside).add(value)
     return present, inside, outside
@@ -71,7 +71,7 @@ def test_class_mask_draws_every_set_of_classes_equally_often(
     present: tuple[int, ...], generator: torch.Generator
 ) -> None:
     draws, size = 12_000, len(present) // 2
-    rows = torch.tensor([*present, present[0], present[0], IGNORE])  # a common class is not drawn more often
+    rows = torch.tensor([*present, present[0], present[0], IGNORE_INDEX])  # a common class is not drawn more often
     mask_BHW = sample_class_mask(rows.expand(draws, 1, -1), CLASSES, generator)
     code_B = (mask_BHW[:, 0, : len(present)] * 2 ** torch.arange(len(present))).sum(1)
     sets = list(combinations(range(len(present)), size))

@@ -1,4 +1,4 @@
-"""Sliding windows, mirrored and scaled views, against plain forwards and loops.
+"""Sliding windows, mirrored and scaled inference, against plain forwards and loops.
 
 Shapes: B batch, C = 3 channels, K = 4 classes, H W image.
 """
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from classmix_core.errors import InvalidValue
 from classmix_core.evaluate import evaluate, predict
 from classmix_core.metrics import confusion_matrix
-from classmix_core.sliding_window import WHOLE, Views, cover, mean_logits, slide, starts
+from classmix_core.sliding_window import WHOLE, InferenceConfig, cover, mean_logits, slide, starts
 
 CLASSES = 4
 
@@ -101,24 +101,24 @@ def test_a_window_of_the_images_size_gives_the_plain_forward_to_the_last_bit(
     network: nn.Module, size: tuple[int, int]
 ) -> None:
     picture = image(1, *size)
-    assert torch.equal(mean_logits(network, picture, Views(window=size)), network(picture))
+    assert torch.equal(mean_logits(network, picture, InferenceConfig(window=size)), network(picture))
 
 
 def test_an_image_smaller_than_the_window_is_run_whole(network: nn.Module) -> None:
     picture = image(2, 9, 14)
-    assert torch.equal(mean_logits(network, picture, Views(window=(32, 64))), network(picture))
+    assert torch.equal(mean_logits(network, picture, InferenceConfig(window=(32, 64))), network(picture))
     calls = Calls(network)
-    mean_logits(calls, image(1, 9, 40), Views(window=(32, 16)))
+    mean_logits(calls, image(1, 9, 40), InferenceConfig(window=(32, 16)))
     assert {shape[2:] for shape in calls.shapes} == {(9, 16)}
 
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
-@pytest.mark.parametrize("views", [{"window": (8, 9)}, {"window": (11, 8), "stride": (1, 5)}])
+@pytest.mark.parametrize("inference", [{"window": (8, 9)}, {"window": (11, 8), "stride": (1, 5)}])
 def test_no_window_changes_what_a_pointwise_network_says(
-    pointwise: nn.Module, views: dict[str, tuple[int, int]], batch: int
+    pointwise: nn.Module, inference: dict[str, tuple[int, int]], batch: int
 ) -> None:
     picture = image(2, 19, 23)
-    logits = mean_logits(pointwise, picture, Views(batch=batch, **views))
+    logits = mean_logits(pointwise, picture, InferenceConfig(batch=batch, **inference))
     torch.testing.assert_close(logits, pointwise(picture), rtol=1e-5, atol=1e-6)
 
 
@@ -143,7 +143,7 @@ def test_how_windows_are_batched_changes_nothing(network: nn.Module, batch: int)
 
 def test_a_forward_pass_takes_at_most_the_batch_of_windows(network: nn.Module) -> None:
     calls = Calls(network)
-    mean_logits(calls, image(1, 20, 31), Views(window=(8, 8), stride=(8, 8), batch=5))
+    mean_logits(calls, image(1, 20, 31), InferenceConfig(window=(8, 8), stride=(8, 8), batch=5))
     assert [shape[0] for shape in calls.shapes] == [5, 5, 2]  # 3 rows of 4
 
 
@@ -162,23 +162,25 @@ def test_windows_cover_all_end_at_the_border_and_are_at_most_a_step_apart(length
 
 def test_the_stride_is_two_thirds_of_the_window_unless_given(network: nn.Module) -> None:
     picture = image(1, 30, 40)
-    expected = mean_logits(network, picture, Views(window=(9, 16), stride=(6, 11)))
-    assert torch.equal(mean_logits(network, picture, Views(window=(9, 16))), expected)
+    expected = mean_logits(network, picture, InferenceConfig(window=(9, 16), stride=(6, 11)))
+    assert torch.equal(mean_logits(network, picture, InferenceConfig(window=(9, 16))), expected)
 
 
 def test_the_mirrored_view_of_an_equivariant_network_changes_nothing(pointwise: nn.Module, network: nn.Module) -> None:
     picture = image(2, 9, 14)
     for window in (None, (8, 8)):
-        once, both = (mean_logits(pointwise, picture, Views(window=window, flip=flip)) for flip in (False, True))
+        once, both = (
+            mean_logits(pointwise, picture, InferenceConfig(window=window, flip=flip)) for flip in (False, True)
+        )
         torch.testing.assert_close(both, once, rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(mean_logits(network, picture, Views(flip=True)), network(picture))
+    assert not torch.allclose(mean_logits(network, picture, InferenceConfig(flip=True)), network(picture))
 
 
 def test_flip_is_the_mean_of_the_image_and_its_mirrored_twin_so_mirroring_commutes(network: nn.Module) -> None:
-    picture, views = image(2, 9, 14), Views(flip=True)
+    picture, inference = image(2, 9, 14), InferenceConfig(flip=True)
     expected = (network(picture) + network(picture.flip(-1)).flip(-1)) / 2
-    assert torch.equal(mean_logits(network, picture, views), expected)
-    torch.testing.assert_close(mean_logits(network, picture.flip(-1), views).flip(-1), expected)
+    assert torch.equal(mean_logits(network, picture, inference), expected)
+    torch.testing.assert_close(mean_logits(network, picture.flip(-1), inference).flip(-1), expected)
 
 
 def test_scales_are_the_mean_over_the_resized_images(network: nn.Module) -> None:
@@ -187,12 +189,12 @@ def test_scales_are_the_mean_over_the_resized_images(network: nn.Module) -> None
     large = F.interpolate(picture, (18, 30), mode="bilinear", antialias=True)
     back = [F.interpolate(network(part), (12, 20), mode="bilinear") for part in (small, large)]
     expected = (back[0] + network(picture) + back[1]) / 3
-    torch.testing.assert_close(mean_logits(network, picture, Views(scales=(0.5, 1.0, 1.5))), expected)
+    torch.testing.assert_close(mean_logits(network, picture, InferenceConfig(scales=(0.5, 1.0, 1.5))), expected)
 
 
 def test_an_image_of_one_colour_looks_the_same_at_every_scale(pointwise: nn.Module) -> None:
     picture = torch.full((1, 3, 13, 9), 0.3)
-    logits = mean_logits(pointwise, picture, Views(scales=(0.05, 0.5, 2.0), window=(8, 8), flip=True))
+    logits = mean_logits(pointwise, picture, InferenceConfig(scales=(0.05, 0.5, 2.0), window=(8, 8), flip=True))
     torch.testing.assert_close(logits, pointwise(picture))
 
 
@@ -200,9 +202,9 @@ def test_windows_make_no_tensor_larger_than_the_class_map_of_one_image() -> None
     network, device = convolutions(5, classes=12), torch.device("cpu")
     picture = pixels(4, 48, 64)
     label, one_map = picture[:, 0] % 12, 12 * 48 * 64 * 4
-    views = Views(window=(16, 16), batch=2, flip=True)
+    inference = InferenceConfig(window=(16, 16), batch=2, flip=True)
     with Largest() as largest:
-        evaluate(network, [(picture, label)], 12, device, views=views)
+        evaluate(network, [(picture, label)], 12, device, inference=inference)
     assert largest.bytes <= one_map
     with Largest() as largest:
         evaluate(network, [(picture, label)], 12, device)
@@ -210,10 +212,10 @@ def test_windows_make_no_tensor_larger_than_the_class_map_of_one_image() -> None
 
 
 def test_predict_and_evaluate_look_through_the_same_views(network: nn.Module) -> None:
-    picture, views = pixels(3, 21, 26), Views(window=(8, 10), batch=3, flip=True, scales=(0.75, 1.0))
+    picture, inference = pixels(3, 21, 26), InferenceConfig(window=(8, 10), batch=3, flip=True, scales=(0.75, 1.0))
     label = pixels(3, 30, 24)[:, 0] % CLASSES
-    prediction = predict(network, picture, (30, 24), views)
-    matrix = evaluate(network, [(picture, label)], CLASSES, torch.device("cpu"), views=views)
+    prediction = predict(network, picture, (30, 24), inference)
+    matrix = evaluate(network, [(picture, label)], CLASSES, torch.device("cpu"), inference=inference)
     assert torch.equal(matrix, confusion_matrix(prediction, label, CLASSES))
     assert not torch.equal(prediction, predict(network, picture, (30, 24)))
 
@@ -240,23 +242,23 @@ def test_the_default_view_is_one_pass_over_the_whole_image(network: nn.Module) -
 )
 def test_bad_views_are_refused_with_the_field(field: str, values: dict[str, tuple[int, int]]) -> None:
     with pytest.raises(InvalidValue) as refused:
-        Views(**values)  # type: ignore[arg-type]
+        InferenceConfig(**values)  # type: ignore[arg-type]
     assert refused.value.field == field
 
 
 def test_the_ends_of_each_range_are_taken() -> None:
-    Views(window=(8, 8), stride=(8, 1), batch=1, scales=(8.0,))
+    InferenceConfig(window=(8, 8), stride=(8, 1), batch=1, scales=(8.0,))
 
 
 @pytest.mark.gpu
 def test_windows_on_a_gpu_hold_little_more_than_one_class_map(cuda: torch.device) -> None:
     network = convolutions(5).to(cuda)
-    picture, views = pixels(4, 1024, 2048).to(cuda), Views(window=(128, 128), batch=4)
-    predict(network, picture[:1, :, :256, :256], None, views)
+    picture, inference = pixels(4, 1024, 2048).to(cuda), InferenceConfig(window=(128, 128), batch=4)
+    predict(network, picture[:1, :, :256, :256], None, inference)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    predict(network, picture, None, views)
+    predict(network, picture, None, inference)
     one_map = CLASSES * 1024 * 2048 * 4
     labels = 4 * 1024 * 2048 * 8 * 2  # joined from one an image
     image = 3 * 1024 * 2048 * 4 * 2

@@ -16,10 +16,10 @@ from torchvision.io import ImageReadMode, decode_image, write_jpeg, write_png
 from classmix_core.data.loader import resize_image
 from classmix_core.data.samples import read_label
 from classmix_core.evaluate import predict as predict_labels
-from classmix_core.sliding_window import WHOLE, Views
+from classmix_core.sliding_window import WHOLE, InferenceConfig
 from harness import predict, run_dir, train
 from harness.inference.class_names import read_classes
-from harness.inference.loaded_model import load_trained
+from harness.inference.loaded_model import load_run_dir
 from harness.tracking import Run
 from tests.commands import TINY, Result, assert_refused, call
 from tests.conftest import random_image
@@ -68,10 +68,10 @@ def label(capsys: pytest.CaptureFixture[str], *args: str) -> Result:
     return call(predict.main, capsys, "--checkpoint=runs/a", "--images=photos", "--out=out", *args)
 
 
-def expected(folder: Path, image: Tensor, resize: tuple[int, int] | None, views: Views) -> Tensor:
-    network = load_trained(folder / "runs/a").network
+def expected(folder: Path, image: Tensor, resize: tuple[int, int] | None, inference: InferenceConfig) -> Tensor:
+    network = load_run_dir(folder / "runs/a").network
     size = (image.shape[1], image.shape[2])
-    return predict_labels(network, resize_image(image, resize)[None], size, views)[0].byte()
+    return predict_labels(network, resize_image(image, resize)[None], size, inference)[0].byte()
 
 
 def test_each_image_gets_a_mask_an_overlay_and_a_thumbnail_under_its_relative_stem(
@@ -86,12 +86,12 @@ def test_each_image_gets_a_mask_an_overlay_and_a_thumbnail_under_its_relative_st
 
 
 @pytest.mark.parametrize(
-    ("args", "resize", "views"),
+    ("args", "resize", "inference"),
     [
         ((), RESIZE, WHOLE),
-        (("--flip=true", "--scales=[0.5,1]"), RESIZE, Views(flip=True, scales=(0.5, 1.0))),
-        (("--window=[16,24]", "--batch=3"), None, Views(window=(16, 24), batch=3)),
-        (("--window=[16,24]", "--stride=[5,9]"), None, Views(window=(16, 24), stride=(5, 9))),
+        (("--flip=true", "--scales=[0.5,1]"), RESIZE, InferenceConfig(flip=True, scales=(0.5, 1.0))),
+        (("--window=[16,24]", "--batch=3"), None, InferenceConfig(window=(16, 24), batch=3)),
+        (("--window=[16,24]", "--stride=[5,9]"), None, InferenceConfig(window=(16, 24), stride=(5, 9))),
     ],
 )
 def test_masks_are_the_networks_labels_at_the_images_size_resized_as_the_run_or_by_windows(
@@ -99,13 +99,13 @@ def test_masks_are_the_networks_labels_at_the_images_size_resized_as_the_run_or_
     capsys: pytest.CaptureFixture[str],
     args: tuple[str, ...],
     resize: tuple[int, int] | None,
-    views: Views,
+    inference: InferenceConfig,
 ) -> None:
     assert label(capsys, *args).code == 0
     for name, mask in (("a.b.png", "a.b.png"), ("sub dir/ü#1%.jpg", "sub dir/ü#1%.png"), ("one.png", "one.png")):
         image = decode_image(str(here / "photos" / name), ImageReadMode.RGB)
         labels = read_label(here / "out/masks" / mask)
-        assert torch.equal(labels, expected(here, image, resize, views))
+        assert torch.equal(labels, expected(here, image, resize, inference))
         assert name == "one.png" or len(labels.unique()) > 1
 
 
@@ -117,20 +117,20 @@ def test_without_flags_an_image_is_looked_at_as_the_run_was_evaluated(
         config.read_text().replace("window: null", "window: [8, 9]").replace("scales:\n  - 1.0", "scales: [0.4, 1.0]")
     )
     assert label(capsys).code == 0
-    image, views = patches(1, 48, 96), Views(window=(8, 9), scales=(0.4, 1.0))
+    image, inference = patches(1, 48, 96), InferenceConfig(window=(8, 9), scales=(0.4, 1.0))
     mask = read_label(here / "out/masks/a.b.png")
-    assert torch.equal(mask, expected(here, image, RESIZE, views))
-    for resize, others in ((None, views), (RESIZE, WHOLE)):
+    assert torch.equal(mask, expected(here, image, RESIZE, inference))
+    for resize, others in ((None, inference), (RESIZE, WHOLE)):
         assert not torch.equal(mask, expected(here, image, resize, others))
 
 
 def test_a_run_id_gives_the_same_masks_as_its_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     label(capsys)
-    record = run_dir.read_record(here / "runs/a")
-    assert record
+    run_record = run_dir.read_run_record(here / "runs/a")
+    assert run_record
     shutil.rmtree(here / "runs")
-    arguments = (f"--run={record.run_id}", "--images=photos", "--out=again")
-    result = call(predict.main, capsys, *arguments, f"--tracking-uri={record.tracking_uri}")
+    arguments = (f"--run={run_record.run_id}", "--images=photos", "--out=again")
+    result = call(predict.main, capsys, *arguments, f"--tracking-uri={run_record.tracking_uri}")
     assert (result.code, result.err) == (0, "")
     for path in (here / "out/masks").rglob("*.png"):
         assert path.read_bytes() == (here / "again/masks" / path.relative_to(here / "out/masks")).read_bytes()
@@ -302,11 +302,11 @@ def test_a_damaged_run_folder_is_one_line_with_the_file(
 
 
 def test_a_run_without_weights_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    record = run_dir.read_record(here / "runs/a")
-    assert record
-    bare = Run.create(record.tracking_uri, record.experiment_id, "bare", {})
+    run_record = run_dir.read_run_record(here / "runs/a")
+    assert run_record
+    bare = Run.create(run_record.tracking_uri, run_record.experiment_id, "bare", {})
     bare.file(here / "runs/a/config.yaml")
-    arguments = (f"--run={bare.run_id}", "--images=photos", "--out=out", f"--tracking-uri={record.tracking_uri}")
+    arguments = (f"--run={bare.run_id}", "--images=photos", "--out=out", f"--tracking-uri={run_record.tracking_uri}")
     assert_refused(call(predict.main, capsys, *arguments), empty(here), "bare", "classes.json")
 
 
@@ -323,7 +323,7 @@ def test_an_exported_network_gives_torchs_logits_for_any_number_and_size_and_nam
     assert names(here / "sub") == {"net.onnx"}
     session = onnxruntime.InferenceSession(str(here / "sub/net.onnx"), providers=["CPUExecutionProvider"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(classes_of(here))
-    network = load_trained(here / "runs/a").network
+    network = load_run_dir(here / "runs/a").network
     for size in ((48, 96), (31, 77)):
         image = random_image(4, *size)
         (logits,) = session.run(None, {"image": image[None].numpy()})

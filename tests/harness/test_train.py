@@ -13,7 +13,7 @@ from torchvision.io import write_png
 
 from classmix_core.data.datasets import scenes
 from harness import train
-from harness.cli.command import Refused
+from harness.errors import UserError
 from harness.tracking import MlflowClient
 from tests.commands import TINY, assert_refused, call, finish, interrupt, run, start, wait_for
 
@@ -182,7 +182,7 @@ def test_a_resume_may_change_where_samples_are_cached_and_nothing_else(
     config = train.resumed_config(tmp_path, [f"--data.cache={after}", "--data.loader_workers=2", "--steps=7"])
     assert (config.data.cache, config.data.loader_workers, config.data.labelled, config.steps) == (after, 2, 3, 7)
     assert train.resumed_config(tmp_path, ["--resume", "--name=a"]).data.cache == before
-    with pytest.raises(Refused, match=r"steps: .* keeps its configuration \(7\), but got 8"):
+    with pytest.raises(UserError, match=r"steps: .* keeps its configuration \(7\), but got 8"):
         train.resumed_config(tmp_path, ["--steps=8"])
 
 

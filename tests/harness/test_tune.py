@@ -11,7 +11,7 @@ import yaml
 from harness import tune
 from harness.tracking import TRIAL
 from tests.commands import ROOT, SPACE, assert_refused, call, run
-from tests.studies import BASE, artifacts, entries, mlflow_runs, write_space
+from tests.studies import BASE, artifacts, mlflow_runs, records, write_space
 
 SMOKE = ROOT / "search_spaces" / "smoke.yaml"
 ONE_AXIS = "space: {ssl.tau: {low: 0.3, high: 0.99}}"
@@ -72,10 +72,10 @@ def test_a_study_ends_with_a_confirmed_configuration_and_true_mlflow_states(tmp_
     assert [int(row["trial"]) for row in rows] == list(range(4))
     assert (float(rows[0]["ssl.tau"]), float(rows[0]["optim.lr"])) == (0.968, 0.05)
     assert all(0.3 <= float(row["ssl.tau"]) <= 0.99 for row in rows)
-    assert {row["state"] for row in rows} == {"complete", "stopped"}, "early stopping is at work"
+    assert {row["state"] for row in rows} == {"complete", "pruned"}, "early stopping is at work"
     assert {row["steps"] for row in rows if row["state"] == "complete"} == {"6"}
 
-    reruns = entries(tmp_path, "confirm")
+    reruns = records(tmp_path, "confirm")
     best = max((row for row in rows if row["state"] == "complete"), key=lambda row: float(row["val/miou"]))
     confirmed = [{key: value for key, value in one["values"].items() if key != "seed"} for one in reruns]
     for wanted in (rows[0], best):
@@ -133,7 +133,7 @@ space:
     flag = write_space(tmp_path, BASE.replace("24", "2").replace("eval_every: 4", "eval_every: 2") + space)
     result = run("harness.tune", flag, "--name=s", cwd=tmp_path)
     assert result.code == 0, result
-    points = [tuple(one["values"].values()) for one in entries(tmp_path)]
+    points = [tuple(one["values"].values()) for one in records(tmp_path)]
     assert points == [
         (mix, weight, seed) for mix in ("class", "none") for weight in ("image", "pixel") for seed in (3, 4)
     ]
@@ -154,8 +154,8 @@ def test_a_search_ends_soon_after_its_budget_and_says_that_it_is_not_confirmed(t
     assert "0.25 min at most" in result.out
     assert "not confirmed" in result.out
     assert "confirm: {top: 3, seeds: 3}" in result.out
-    found = entries(tmp_path)
+    found = records(tmp_path)
     assert 1 <= len(found) < 50
-    assert {one["state"] for one in found} == {"stopped"}
+    assert {one["state"] for one in found} == {"pruned"}
     _, children = mlflow_runs(tmp_path)
     assert {item.info.status for item in children} == {"FINISHED"}

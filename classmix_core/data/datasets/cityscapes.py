@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data.samples import FileSamples, existing, image_files, read_label
 from classmix_core.errors import DataError
-from classmix_core.mixing import IGNORE
 
 CLASSES = (
     "road",
@@ -64,7 +64,7 @@ LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 3
 PHOTO, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
 LAYOUT = f"Cityscapes is ROOT/leftImg8bit/SPLIT/CITY/X{PHOTO} with ROOT/gtFine/SPLIT/CITY/X{LABEL}"
 
-TRAIN_IDS = torch.full((256,), IGNORE, dtype=torch.uint8)
+TRAIN_IDS = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8)
 TRAIN_IDS[list(LABEL_IDS)] = torch.arange(len(LABEL_IDS), dtype=torch.uint8)
 
 
@@ -92,7 +92,7 @@ def load_extra(root: Path) -> FileSamples:
 
 
 def read_label_ids(path: Path) -> Tensor:
-    """uint8 (H, W): the number of the class, or IGNORE.
+    """uint8 (H, W): the number of the class, or IGNORE_INDEX.
 
     Raises:
         DataError: see `read_label`.

@@ -182,12 +182,12 @@ def test_own_val_stays_the_test_and_val_depends_on_the_seed_and_not_on_how_many_
 ) -> None:
     name, root, _ = own_val
 
-    def held(seed: int, labelled: int | float) -> tuple[str, ...]:
+    def run_lock(seed: int, labelled: int | float) -> tuple[str, ...]:
         data = load_data(config(root, name=name, split_seed=seed, labelled=labelled))
         return tuple(data.val.names)
 
-    assert held(1, 2) == held(1, 5) == held(1, 0.3)
-    assert len({held(seed, 2) for seed in range(8)}) > 3
+    assert run_lock(1, 2) == run_lock(1, 5) == run_lock(1, 0.3)
+    assert len({run_lock(seed, 2) for seed in range(8)}) > 3
 
 
 def test_everything_that_is_not_val_is_labelled_unless_told(own_val: tuple[str, Path, int]) -> None:
@@ -254,11 +254,11 @@ def test_val_is_drawn_from_what_the_split_file_does_not_name(own_val: tuple[str,
         assert sizes(data) == [count - 2, 0, 2, 3]
     path.write_text(train[3])
 
-    def held(seed: int) -> tuple[str, ...]:
+    def run_lock(seed: int) -> tuple[str, ...]:
         return tuple(load_data(config(root, name=name, split_file=str(path), split_seed=seed)).val.names)
 
-    assert held(1) == held(1)
-    assert len({held(seed) for seed in range(8)}) > 3
+    assert run_lock(1) == run_lock(1)
+    assert len({run_lock(seed) for seed in range(8)}) > 3
     path.write_text("\n".join(train[:-1]))
     rule = (
         r"`holdout leaves val at most the 1 training images that split_file does not name` must hold, but got 0\.25\."
@@ -315,12 +315,12 @@ def test_a_folder_holds_out_val_and_test_of_its_labelled_images(folder_root: Pat
 
 
 def test_the_hold_out_depends_on_the_split_seed_and_not_on_how_many_are_labelled(folder_root: Path) -> None:
-    def held(seed: int, labelled: int) -> tuple[tuple[str, ...], ...]:
+    def run_lock(seed: int, labelled: int) -> tuple[tuple[str, ...], ...]:
         data = load_data(config(folder_root, name="folder", split_seed=seed, labelled=labelled))
         return tuple(data.val.names), tuple(data.test.names)
 
-    assert held(1, 2) == held(1, 5)
-    assert len({held(seed, 2) for seed in range(8)}) > 4
+    assert run_lock(1, 2) == run_lock(1, 5)
+    assert len({run_lock(seed, 2) for seed in range(8)}) > 4
 
 
 def test_a_folder_with_val_and_test_holds_nothing_out(folder_root: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data.loader import (
     EndlessSampler,
     TrainingSet,
@@ -20,7 +21,6 @@ from classmix_core.data.loader import (
     training_batches,
 )
 from classmix_core.data.samples import ArraySamples
-from classmix_core.mixing import IGNORE
 
 COUNT, BATCH, WORLD = 7, 3, 2
 HEIGHT, WIDTH = 11, 13
@@ -119,7 +119,7 @@ def test_what_is_smaller_than_the_crop_is_padded_right_and_below() -> None:
     outside = torch.ones(14, 20, dtype=torch.bool)
     outside[:HEIGHT, :WIDTH] = False
     assert (image[:, outside] == 0).all()
-    assert (label[outside] == IGNORE).all()
+    assert (label[outside] == IGNORE_INDEX).all()
 
 
 def test_a_crop_may_be_smaller_one_way_and_larger_the_other() -> None:
@@ -127,7 +127,7 @@ def test_a_crop_may_be_smaller_one_way_and_larger_the_other() -> None:
     image, label = random_crop(source.image(1), source.label(1), (8, 20), np.random.default_rng(1))
     top = int(image[0, 0, 0])
     assert torch.equal(label[:, :WIDTH], source.label(1)[top : top + 8])
-    assert (label[:, WIDTH:] == IGNORE).all()
+    assert (label[:, WIDTH:] == IGNORE_INDEX).all()
 
 
 def test_a_crop_of_the_size_of_the_image_is_the_image() -> None:
@@ -158,10 +158,10 @@ def test_a_crop_is_taken_from_the_zoomed_image_and_labels_follow() -> None:
 
 def test_what_the_zoom_makes_smaller_than_the_crop_is_padded() -> None:
     image, label = zooming(0.5, 0.5, (40, 50))[(0, 7)]
-    assert (label[:30, :30] != IGNORE).all()
+    assert (label[:30, :30] != IGNORE_INDEX).all()
     assert (image[0, :30, :30].int() - 2 * label[:30, :30].int()).abs().max() <= 2
-    label[:30, :30] = IGNORE
-    assert (label == IGNORE).all()
+    label[:30, :30] = IGNORE_INDEX
+    assert (label == IGNORE_INDEX).all()
     image[:, :30, :30] = 0
     assert (image == 0).all()
 
@@ -171,11 +171,11 @@ def test_without_a_crop_a_zoomed_image_keeps_its_size() -> None:
     for position in range(400):
         image, label = zooming(0.5, 1.0, None)[(0, position)]
         assert image.shape == (3, 60, 60)
-        sides.append(int((label != IGNORE).any(0).sum()) / 60)
+        sides.append(int((label != IGNORE_INDEX).any(0).sum()) / 60)
     assert 0.5 <= min(sides) < 0.53
     assert 0.97 < max(sides) <= 1
     assert abs(np.mean(sides) - 0.75) < 0.03
-    assert zooming(1.5, 2.0, None)[(0, 0)][1].max() < IGNORE
+    assert zooming(1.5, 2.0, None)[(0, 0)][1].max() < IGNORE_INDEX
 
 
 def test_without_resize_and_crop_a_sample_is_what_is_stored() -> None:
@@ -194,7 +194,7 @@ def test_unlabelled_samples_read_no_label_and_mark_the_padding(crop: tuple[int, 
     assert label.dtype == torch.uint8
     assert label.shape == image.shape[1:]
     assert (label[:, :WIDTH] == 0).all()
-    assert (label[:, WIDTH:] == IGNORE).all()
+    assert (label[:, WIDTH:] == IGNORE_INDEX).all()
 
 
 def test_resizing_comes_before_cropping() -> None:
@@ -206,7 +206,7 @@ def test_resizing_comes_before_cropping() -> None:
 
 
 def test_a_label_is_resized_to_the_nearest_and_gains_no_value() -> None:
-    label = torch.tensor([[0, 9], [IGNORE, 4]], dtype=torch.uint8)
+    label = torch.tensor([[0, 9], [IGNORE_INDEX, 4]], dtype=torch.uint8)
     doubled = resize_label(label, (4, 6))
     assert torch.equal(doubled, label.repeat_interleave(2, 0).repeat_interleave(3, 1))
     assert torch.equal(resize_label(doubled, (2, 2)), label)

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import write_jpeg, write_png
 
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data.samples import ArraySamples, FileSamples, image_files, pair_files, read, read_label
 from classmix_core.errors import DataError
-from classmix_core.mixing import IGNORE
 from tests.conftest import random_image, random_label
 from tests.trees import GREY, PALETTE, RGB, write_raw_png
 
@@ -69,19 +69,19 @@ def test_a_label_is_the_grey_value_or_the_palette_index(kind: int, tmp_path: Pat
     assert label.tolist() == pixels.tolist()
 
 
-@pytest.mark.parametrize("ignore_value", [0, 3, IGNORE])
+@pytest.mark.parametrize("ignore_value", [0, 3, IGNORE_INDEX])
 def test_the_ignore_value_and_255_become_ignore_and_nothing_else_does(files: FileSamples, ignore_value: int) -> None:
     raw = random_label(0, HEIGHT, WIDTH, 4)
-    raw[0, 0, :2] = IGNORE
+    raw[0, 0, :2] = IGNORE_INDEX
     write_png(raw, str(label_file(files, 0)))
     label = FileSamples(files.names, files.image_paths, files.label_paths, ignore_value).label(0)
-    assert torch.equal(label, torch.where((raw == ignore_value) | (raw == IGNORE), IGNORE, raw)[0])
+    assert torch.equal(label, torch.where((raw == ignore_value) | (raw == IGNORE_INDEX), IGNORE_INDEX, raw)[0])
 
 
 def test_a_reader_of_ones_own_reads_the_labels_before_the_ignore_value_is_looked_for(files: FileSamples) -> None:
     given = FileSamples(files.names, files.image_paths, files.label_paths, ignore_value=9, reader=plus_7)
     raw = random_label(2, HEIGHT, WIDTH, 4)[0]
-    assert torch.equal(given.label(2), torch.where(raw == 2, IGNORE, raw + 7))
+    assert torch.equal(given.label(2), torch.where(raw == 2, IGNORE_INDEX, raw + 7))
     assert torch.equal(given.subset([2]).label(0), given.label(2))
 
 
@@ -217,7 +217,7 @@ def test_label_and_image_of_two_sizes_are_refused_with_both(files: FileSamples) 
 @pytest.mark.parametrize("highest", [3, 254])
 def test_a_label_beyond_the_classes_is_refused_with_its_value(files: FileSamples, highest: int) -> None:
     label = random_label(0, HEIGHT, WIDTH, 3)
-    label[0, -1, -1], label[0, 0, 0] = highest, IGNORE
+    label[0, -1, -1], label[0, 0, 0] = highest, IGNORE_INDEX
     write_png(label, str(label_file(files, 0)))
     expected = f"label values must be 0..2 (the 3 classes) or 255 (ignore), but got {highest}."
     with pytest.raises(DataError, match=re.escape(f"{label_file(files, 0)}: {expected}")):
@@ -227,7 +227,7 @@ def test_a_label_beyond_the_classes_is_refused_with_its_value(files: FileSamples
 
 
 def test_a_label_that_is_all_ignored_is_taken(files: FileSamples) -> None:
-    write_png(torch.full((1, HEIGHT, WIDTH), IGNORE, dtype=torch.uint8), str(label_file(files, 0)))
+    write_png(torch.full((1, HEIGHT, WIDTH), IGNORE_INDEX, dtype=torch.uint8), str(label_file(files, 0)))
     assert files.check(0, 2) == (HEIGHT, WIDTH)
 
 

@@ -76,7 +76,7 @@ def test_any_other_name_is_refused_and_never_called(
     path = write(tmp_path / "x.pkl", [Run(function, "touch called")], protocol)
     with pytest.raises(DataError, match=r"must be a pickled numpy array of integers, but got: \S+, which is not run"):
         read_permutation(path, 5)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x.pkl"]
+    assert [record.name for record in tmp_path.iterdir()] == ["x.pkl"]
     if protocol >= 3:
         with pytest.raises(DataError, match=re.escape(name)):
             read_permutation(path, 5)

@@ -7,7 +7,6 @@ import yaml
 
 from classmix_core.classmix import ClassMixConfig
 from harness.config.train import (
-    ConfigError,
     TrainConfig,
     add_train_config,
     flatten,
@@ -17,6 +16,7 @@ from harness.config.train import (
     to_yaml,
     train_config,
 )
+from harness.errors import UserError
 
 
 def parse(*args: str) -> TrainConfig:
@@ -92,7 +92,7 @@ def test_override_changes_only_the_named_keys() -> None:
     ],
 )
 def test_a_bad_value_is_refused_with_rule_value_and_key(flag: str, words: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(UserError) as refused:
         parse(flag)
     message = str(refused.value)
     assert "\n" not in message
@@ -110,14 +110,14 @@ def test_the_ends_of_a_range_are_taken(flag: str) -> None:
 def test_an_unknown_key_in_a_file_is_refused_with_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("ssl: {taux: 3}\n")
-    with pytest.raises(ConfigError, match=f"{file}.*taux.*nearest key: ssl.tau"):
+    with pytest.raises(UserError, match=f"{file}.*taux.*nearest key: ssl.tau"):
         parse(f"--config={file}")
 
 
 def test_a_file_that_is_no_yaml_is_refused_with_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("a: [1,\n b")
-    with pytest.raises(ConfigError, match=str(file)):
+    with pytest.raises(UserError, match=str(file)):
         parse(f"--config={file}")
 
 
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_yaml_is_refused_with_the_file(tmp_path: Path) -> None
 def test_a_section_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(text)
-    with pytest.raises(ConfigError, match=text.split(":")[0]):
+    with pytest.raises(UserError, match=text.split(":")[0]):
         parse(f"--config={file}")
 
 
@@ -138,10 +138,10 @@ def test_paths_of_data_become_absolute() -> None:
 
 
 def test_scenes_take_no_root() -> None:
-    with pytest.raises(ConfigError, match=r"data\.root.*scenes"):
+    with pytest.raises(UserError, match=r"data\.root.*scenes"):
         parse("--data.root=photos")
 
 
 def test_workers_must_match_gpus() -> None:
-    with pytest.raises(ConfigError, match="workers == gpus"):
+    with pytest.raises(UserError, match="workers == gpus"):
         parse("--gpus=2", "--workers=3")

@@ -13,10 +13,10 @@ from torchvision.io import ImageReadMode, decode_image
 
 from classmix_core.data import DataConfig, load_data
 from classmix_core.data.samples import read_label
-from harness.atomic import replacing
-from harness.cli.command import Refused
+from harness.atomic import atomic_file
+from harness.errors import UserError
 from harness.inference.class_names import Classes, read_classes, write_classes
-from harness.inference.gallery import indexed, thumbnail, write_entry, write_page
+from harness.inference.gallery import indexed, thumbnail, write_image, write_page
 from tests.conftest import random_image
 
 CLASSES = Classes(("sky & sea", "<rock>", "grass"), ((10, 20, 30), (200, 0, 100), (0, 255, 7)))
@@ -32,7 +32,7 @@ def test_classes_read_back_as_written_and_nonsense_is_refused(tmp_path: Path) ->
     good = {"names": ["a", "b"], "palette": [[0, 0, 0], [1, 2, 255]]}
     for change in ({"palette": [[0, 0, 0]]}, {"palette": [[0, 0], [0, 0]]}, {"palette": [[0, 0, 0], [1, 2, 256]]}):
         (tmp_path / "classes.json").write_text(json.dumps(good | change))
-        with pytest.raises(Refused, match=r"classes\.json"):
+        with pytest.raises(UserError, match=r"classes\.json"):
             read_classes(tmp_path / "classes.json")
     (tmp_path / "classes.json").write_text(json.dumps(good))
     assert read_classes(tmp_path / "classes.json").names == ("a", "b")
@@ -77,8 +77,10 @@ class Page(HTMLParser):
 def test_the_page_names_classes_with_colours_and_shares_and_links_only_files_that_are_there(tmp_path: Path) -> None:
     labels = torch.tensor([[0, 0, 0, 1]] * 8, dtype=torch.uint8)
     stems = ["a.b", "sub/ü #1%&"]
-    entries = [write_entry(tmp_path, f"<{stem}>", Path(stem), random_image(1, 8, 4), labels, CLASSES) for stem in stems]
-    html = write_page(tmp_path, entries, CLASSES).read_text(encoding="utf-8")
+    labelled_images = [
+        write_image(tmp_path, f"<{stem}>", Path(stem), random_image(1, 8, 4), labels, CLASSES) for stem in stems
+    ]
+    html = write_page(tmp_path, labelled_images, CLASSES).read_text(encoding="utf-8")
     page = Page(html)
     assert len(page.addresses) == 6
     assert all(re.fullmatch(r"[\w/.%]+", address, re.ASCII) for address in page.addresses)
@@ -99,7 +101,7 @@ def test_the_page_names_classes_with_colours_and_shares_and_links_only_files_tha
 
 def test_an_overlay_is_half_image_and_half_colour(tmp_path: Path) -> None:
     image, labels = torch.full((3, 16, 16), 100, dtype=torch.uint8), torch.ones(16, 16, dtype=torch.uint8)
-    write_entry(tmp_path, "x", Path("x"), image, labels, CLASSES)
+    write_image(tmp_path, "x", Path("x"), image, labels, CLASSES)
     shown = decode_image(str(tmp_path / "overlays/x.jpg"), ImageReadMode.RGB).float().mean((1, 2))
     torch.testing.assert_close(shown, torch.tensor([150.0, 50.0, 100.0]), atol=3, rtol=0)
     pair = decode_image(str(tmp_path / "thumbnails/x.jpg"), ImageReadMode.RGB).float()
@@ -110,11 +112,11 @@ def test_an_overlay_is_half_image_and_half_colour(tmp_path: Path) -> None:
 
 def test_a_file_that_fails_half_way_leaves_the_old_one_and_no_part(tmp_path: Path) -> None:
     path = tmp_path / "sub/file.txt"
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         part.write_text("old")
 
     def interrupted() -> None:
-        with replacing(path) as part:
+        with atomic_file(path) as part:
             part.write_text("half")
             raise KeyboardInterrupt
 

@@ -8,7 +8,7 @@ import pytest
 
 from harness.tracking import REASON, TRIAL
 from tests.commands import finish, run, start, wait_for
-from tests.studies import BASE, artifacts, entries, mlflow_runs, write_space
+from tests.studies import BASE, artifacts, mlflow_runs, records, write_space
 
 GRID = """
 sampler: grid
@@ -30,7 +30,7 @@ def test_trials_that_diverge_run_out_of_memory_or_are_killed_are_failed_and_the_
     assert "Traceback" not in result.out + result.err
     assert "6/6 done, 5 failed" in result.out
 
-    found = entries(tmp_path)
+    found = records(tmp_path)
     points = [(one["values"]["model.width"], one["values"]["optim.lr"]) for one in found]
     assert points == [(width, lr) for width in (4, 100000) for lr in (0.05, 1e30, 0.04)]
     assert [one["state"] for one in found] == ["failed", "failed", "complete", "failed", "failed", "failed"]

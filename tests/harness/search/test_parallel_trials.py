@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import run
-from tests.studies import BASE, entries, mlflow_runs, write_space
+from tests.studies import BASE, mlflow_runs, records, write_space
 
 SPACE = """
 trials: 3
@@ -87,11 +87,9 @@ def test_an_early_stopped_trial_of_two_workers_leaves_no_placement_group(
     result = run("harness.tune", flag, "--name=s", f"--address={cluster}", cwd=tmp_path)
     assert result.code == 0, result
     assert "1 at a time on 2 core(s) each in 2 workers" in result.out
-    found = entries(tmp_path)
-    assert "stopped" in [one["state"] for one in found[:-1]], (
-        "one follows that needs all cores, and would wait for ever"
-    )
-    assert found[-1]["state"] in ("complete", "stopped")
+    found = records(tmp_path)
+    assert "pruned" in [one["state"] for one in found[:-1]], "one follows that needs all cores, and would wait for ever"
+    assert found[-1]["state"] in ("complete", "pruned")
     _, children = mlflow_runs(tmp_path)
     assert {item.info.status for item in children} == {"FINISHED"}
     left = subprocess.run([sys.executable, "-c", LEFT.format(address=cluster)], capture_output=True, text=True)

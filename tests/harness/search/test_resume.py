@@ -14,8 +14,8 @@ from tests.studies import (
     BASE,
     artifacts,
     ended,
-    entries,
     mlflow_runs,
+    records,
     wait_until_in_the_middle,
     without_time,
     write_space,
@@ -79,7 +79,7 @@ def test_a_study_interrupted_at_any_moment_and_resumed_equals_a_straight_one(tmp
     process = start("harness.tune", "--space=space.yaml", "--name=s", cwd=broken)
     wait_for(lambda: (broken / "runs/s/run.json").exists(), process)
     kill(process)
-    assert entries(broken) == []
+    assert records(broken) == []
 
     process = resume(broken)
     wait_until_in_the_middle(broken, process, "trials", 2)
@@ -113,9 +113,9 @@ def test_a_study_interrupted_at_any_moment_and_resumed_equals_a_straight_one(tmp
     assert {number: ended(broken, "confirm")[number] for number in confirmed} == confirmed
 
     for phase in ("trials", "confirm"):
-        assert without_time(entries(broken, phase)) == without_time(entries(straight, phase)), phase
-    assert len(entries(broken)) == 8
-    assert {one["state"] for one in entries(broken)} == {"complete", "stopped"}
+        assert without_time(records(broken, phase)) == without_time(records(straight, phase)), phase
+    assert len(records(broken)) == 8
+    assert {one["state"] for one in records(broken)} == {"complete", "pruned"}
     assert_no_run_is_there_twice(broken)
     assert (broken / "runs/s/best.yaml").read_text() == (straight / "runs/s/best.yaml").read_text()
     refused = run("harness.tune", "--resume", "--name=s", cwd=broken)
@@ -127,7 +127,7 @@ def assert_no_run_is_there_twice(folder: Path) -> None:
     parent, children = mlflow_runs(folder)
     assert {item.info.status for item in (parent, *children)} == {"FINISHED"}
     names = [item.data.tags[TRIAL] for item in children]
-    assert len(names) == len(set(names)) == len(entries(folder)) + len(entries(folder, "confirm"))
+    assert len(names) == len(set(names)) == len(records(folder)) + len(records(folder, "confirm"))
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     for item in children:
         assert {"train/loss", "train/lr"} < set(item.data.metrics)

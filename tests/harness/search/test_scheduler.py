@@ -11,7 +11,7 @@ from ray.tune.schedulers import TrialScheduler
 from harness.config.search import EarlyStopping, SearchConfig
 from harness.search.scheduler import build_scheduler
 from harness.search.searcher import NUMBER
-from harness.search.trial_store import Ledger
+from harness.search.trial_store import TrialStore
 
 SPACE: dict[str, dict[str, Any]] = {"ssl.tau": {"low": 0.1, "high": 0.9}}
 
@@ -25,96 +25,98 @@ def trial(number: int, name: str = "") -> Any:
     return SimpleNamespace(trial_id=name or f"id{number}", config={NUMBER: number})
 
 
-def stopped(scheduler: Any, ledger: Ledger, one: Any, step: int, value: float) -> bool:
+def stopped(scheduler: Any, store: TrialStore, one: Any, step: int, value: float) -> bool:
     """Report; whether the verdict is to stop."""
-    entry = ledger.entries[one.config[NUMBER]]
-    entry.stop = False
+    record = store.records[one.config[NUMBER]]
+    record.stop = False
     decision = scheduler.on_trial_result(None, one, {"step": step, "val/miou": value})
     assert decision == TrialScheduler.CONTINUE, "a trial ends by itself"
-    return entry.stop
+    return record.stop
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    ledger = Ledger(tmp_path, "trials")
+def store(tmp_path: Path) -> TrialStore:
+    store = TrialStore(tmp_path, "trials")
     for _ in range(3):
-        ledger.add({}, 8)
-    return ledger
+        store.add({}, 8)
+    return store
 
 
 @pytest.mark.parametrize(("mode", "good", "bad"), [("max", 0.9, 0.1), ("min", 0.1, 0.9)])
-def test_the_worse_half_is_stopped_at_a_rung_and_not_before(ledger: Ledger, mode: str, good: float, bad: float) -> None:
-    scheduler = build_scheduler(search(mode), ledger, 8, float("inf"))
+def test_the_worse_half_is_stopped_at_a_rung_and_not_before(
+    store: TrialStore, mode: str, good: float, bad: float
+) -> None:
+    scheduler = build_scheduler(search(mode), store, 8, float("inf"))
     for number in range(2):
         scheduler.on_trial_add(None, trial(number))
-    assert not stopped(scheduler, ledger, trial(0), 2, good)
-    assert not stopped(scheduler, ledger, trial(1), 1, bad)
-    assert stopped(scheduler, ledger, trial(1), 2, bad)
+    assert not stopped(scheduler, store, trial(0), 2, good)
+    assert not stopped(scheduler, store, trial(1), 1, bad)
+    assert stopped(scheduler, store, trial(1), 2, bad)
 
 
-def test_rungs_are_recalled_from_the_ledger(ledger: Ledger) -> None:
-    first, second, _ = ledger.entries
-    first.history = [(2, 0.5), (4, 0.6)]
-    ledger.end(first, "stopped")
-    second.history = [(2, 0.9)]
-    scheduler = build_scheduler(search(), ledger, 8, float("inf"))
+def test_rungs_are_recalled_from_the_ledger(store: TrialStore) -> None:
+    first, second, _ = store.records
+    first.intermediate_values = [(2, 0.5), (4, 0.6)]
+    store.end(first, "pruned")
+    second.intermediate_values = [(2, 0.9)]
+    scheduler = build_scheduler(search(), store, 8, float("inf"))
     scheduler.on_trial_add(None, trial(1, "new name"))
     scheduler.on_trial_add(None, trial(2))
-    assert stopped(scheduler, ledger, trial(2), 2, 0.6), "below the median of 0.5, 0.9 and itself"
-    assert not stopped(scheduler, ledger, trial(1, "new name"), 2, 0.1), "it has passed this rung before"
-    assert stopped(scheduler, ledger, trial(1, "new name"), 4, 0.1)
+    assert stopped(scheduler, store, trial(2), 2, 0.6), "below the median of 0.5, 0.9 and itself"
+    assert not stopped(scheduler, store, trial(1, "new name"), 2, 0.1), "it has passed this rung before"
+    assert stopped(scheduler, store, trial(1, "new name"), 4, 0.1)
 
 
-def test_the_last_step_is_no_early_stop(ledger: Ledger) -> None:
-    scheduler = build_scheduler(search(), ledger, 7, float("inf"))
+def test_the_last_step_is_no_early_stop(store: TrialStore) -> None:
+    scheduler = build_scheduler(search(), store, 7, float("inf"))
     scheduler.on_trial_add(None, trial(0))
-    assert not stopped(scheduler, ledger, trial(0), 7, 0.1)
+    assert not stopped(scheduler, store, trial(0), 7, 0.1)
 
 
-def test_a_report_heard_twice_is_judged_once_and_one_between_rungs_enters_none_anew(ledger: Ledger) -> None:
+def test_a_report_heard_twice_is_judged_once_and_one_between_rungs_enters_none_anew(store: TrialStore) -> None:
     """With reports at 3, 6, 8 and 10 over rungs at 2, 4 and 8, a resumed scheduler holds what a straight one does."""
-    straight = build_scheduler(search(), ledger, 12, float("inf"))
+    straight = build_scheduler(search(), store, 12, float("inf"))
     straight.on_trial_add(None, trial(0))
     for step, value in ((3, 0.9), (6, 0.2), (8, 0.4), (10, 0.1)):
-        assert not stopped(straight, ledger, trial(0), step, value)
-        ledger.entries[0].history.append((step, value))
-    resumed = build_scheduler(search(), ledger, 12, float("inf"))
+        assert not stopped(straight, store, trial(0), step, value)
+        store.records[0].intermediate_values.append((step, value))
+    resumed = build_scheduler(search(), store, 12, float("inf"))
     resumed.on_trial_add(None, trial(0))
-    assert not stopped(resumed, ledger, trial(0), 10, 0.1)
+    assert not stopped(resumed, store, trial(0), 10, 0.1)
     rungs = [one.inner._brackets[0]._rungs for one in (straight, resumed)]  # type: ignore[union-attr]
     assert rungs[0] == rungs[1]
     assert [recorded for _, recorded in rungs[0]] == [{"id0": 0.4}, {"id0": 0.2}, {"id0": 0.9}]
 
 
-def test_a_report_enters_no_rung_below_one_that_it_has_passed(ledger: Ledger) -> None:
+def test_a_report_enters_no_rung_below_one_that_it_has_passed(store: TrialStore) -> None:
     """Evaluations every 4 steps never hit the rung at 2; those at 4 and 8 do theirs, and the one at 12 none."""
-    scheduler = build_scheduler(search(), ledger, 14, float("inf"))
+    scheduler = build_scheduler(search(), store, 14, float("inf"))
     for number, value in ((0, 0.9), (1, 0.95)):
         scheduler.on_trial_add(None, trial(number))
         for step in (4, 8):
-            assert not stopped(scheduler, ledger, trial(number), step, value)
-    assert not stopped(scheduler, ledger, trial(1), 12, 0.1)
+            assert not stopped(scheduler, store, trial(number), step, value)
+    assert not stopped(scheduler, store, trial(1), 12, 0.1)
 
 
 @pytest.mark.parametrize("asha", [True, False])
-def test_after_the_deadline_each_report_is_the_last(ledger: Ledger, asha: bool) -> None:
-    late = build_scheduler(search(asha=asha), ledger, 8, time.monotonic() - 1)
+def test_after_the_deadline_each_report_is_the_last(store: TrialStore, asha: bool) -> None:
+    late = build_scheduler(search(asha=asha), store, 8, time.monotonic() - 1)
     late.on_trial_add(None, trial(0))
-    assert stopped(late, ledger, trial(0), 1, 0.9)
-    early = build_scheduler(search(asha=asha), ledger, 8, time.monotonic() + 1000)
+    assert stopped(late, store, trial(0), 1, 0.9)
+    early = build_scheduler(search(asha=asha), store, 8, time.monotonic() + 1000)
     early.on_trial_add(None, trial(1))
-    assert not stopped(early, ledger, trial(1), 1, 0.9)
+    assert not stopped(early, store, trial(1), 1, 0.9)
 
 
-def test_without_asha_no_trial_is_stopped(ledger: Ledger) -> None:
-    scheduler = build_scheduler(search(asha=False), ledger, 8, float("inf"))
+def test_without_asha_no_trial_is_stopped(store: TrialStore) -> None:
+    scheduler = build_scheduler(search(asha=False), store, 8, float("inf"))
     for number in range(2):
         scheduler.on_trial_add(None, trial(number))
-        assert not stopped(scheduler, ledger, trial(number), 4, 0.9 - number)
+        assert not stopped(scheduler, store, trial(number), 4, 0.9 - number)
 
 
-def test_a_failed_trial_reports_no_metric_and_is_not_judged(ledger: Ledger) -> None:
-    scheduler = build_scheduler(search(), ledger, 8, float("inf"))
+def test_a_failed_trial_reports_no_metric_and_is_not_judged(store: TrialStore) -> None:
+    scheduler = build_scheduler(search(), store, 8, float("inf"))
     scheduler.on_trial_add(None, trial(0))
     assert scheduler.on_trial_result(None, trial(0), {"failed": "x"}) == TrialScheduler.CONTINUE
-    assert not ledger.entries[0].stop
+    assert not store.records[0].stop

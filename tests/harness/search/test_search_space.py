@@ -6,17 +6,18 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness.config.search import read_space
-from harness.config.train import ConfigError, TrainConfig
-from harness.search.search_space import Parameter, decode, encode, parameters, planned
+from harness.config.train import TrainConfig
+from harness.errors import UserError
+from harness.search.search_space import SearchParameter, decode, encode, initial_points, search_parameters
 from tests.commands import SPACE
 
 TAU = "ssl.tau: {low: 0.5, high: 0.9}"
 
 
-def axes(tmp_path: Path, space: str, rest: str = "") -> list[Parameter]:
+def axes(tmp_path: Path, space: str, rest: str = "") -> list[SearchParameter]:
     file = tmp_path / "space.yaml"
     file.write_text(f"{rest}\nspace:\n  {space}\n")
-    return parameters(read_space(file), TrainConfig(), file)
+    return search_parameters(read_space(file), TrainConfig(), file)
 
 
 def test_the_shipped_space_covers_the_three_parameters_with_at_least_12_trials() -> None:
@@ -24,7 +25,11 @@ def test_the_shipped_space_covers_the_three_parameters_with_at_least_12_trials()
     assert search.trials is not None
     assert search.trials >= 12
     assert search.early_stopping is not None
-    assert {axis.key for axis in parameters(search, TrainConfig(), SPACE)} == {"ssl.tau", "ssl.ema_decay", "optim.lr"}
+    assert {axis.key for axis in search_parameters(search, TrainConfig(), SPACE)} == {
+        "ssl.tau",
+        "ssl.ema_decay",
+        "optim.lr",
+    }
 
 
 @pytest.mark.parametrize(
@@ -96,7 +101,7 @@ def test_log_complement_draws_one_minus_x_on_a_log_scale(tmp_path: Path) -> None
 def test_a_bad_space_is_refused_with_file_key_rule_and_value(
     tmp_path: Path, space: str, rest: str, words: tuple[str, ...]
 ) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(UserError) as refused:
         axes(tmp_path, space, rest)
     message = str(refused.value)
     assert "\n" not in message
@@ -105,14 +110,14 @@ def test_a_bad_space_is_refused_with_file_key_rule_and_value(
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml"):
+    with pytest.raises(UserError, match=r"none\.yaml"):
         read_space(tmp_path / "none.yaml")
 
 
 def test_a_space_without_keys_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text("trials: 3\n")
-    with pytest.raises(ConfigError, match="at least one key"):
+    with pytest.raises(UserError, match="at least one key"):
         read_space(file)
 
 
@@ -120,7 +125,7 @@ def plan(tmp_path: Path, text: str) -> tuple[int, list[dict[str, str]]]:
     file = tmp_path / "space.yaml"
     file.write_text(text)
     search = read_space(file)
-    return planned(search, parameters(search, TrainConfig(), file), file)
+    return initial_points(search, search_parameters(search, TrainConfig(), file), file)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +153,7 @@ def test_a_space_plans_its_trials(tmp_path: Path, text: str, total: int, first: 
     ],
 )
 def test_a_grid_that_is_none_is_refused(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(UserError) as refused:
         plan(tmp_path, text)
     assert all(word in str(refused.value) for word in words), refused.value
 
@@ -156,4 +161,4 @@ def test_a_grid_that_is_none_is_refused(tmp_path: Path, text: str, words: tuple[
 @pytest.mark.parametrize("file", sorted(SPACE.parent.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_shipped_spaces_can_be_searched(file: Path) -> None:
     search = read_space(file)
-    assert planned(search, parameters(search, TrainConfig(), file), file)[0] >= 4
+    assert initial_points(search, search_parameters(search, TrainConfig(), file), file)[0] >= 4

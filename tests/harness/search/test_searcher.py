@@ -10,9 +10,9 @@ from ray.tune.search import Searcher
 
 from harness.config.search import Confirm, SearchConfig
 from harness.config.train import TrainConfig
-from harness.search.search_space import Parameter, parameters, planned
-from harness.search.searcher import NUMBER, Draw, LedgerSearch, OptunaProposer, PlanProposer
-from harness.search.trial_store import Entry, Ledger
+from harness.search.search_space import SearchParameter, initial_points, search_parameters
+from harness.search.searcher import NUMBER, FixedPlan, OptunaSampler, ResumableSearcher, Suggestion
+from harness.search.trial_store import TrialRecord, TrialStore
 
 SEARCH = SearchConfig(
     space={
@@ -24,71 +24,71 @@ SEARCH = SearchConfig(
 START = {"ssl.tau": 0.968, "ssl.ema_decay": 0.999, "optim.lr": 0.05}
 
 
-def axes(search: SearchConfig = SEARCH) -> list[Parameter]:
-    return parameters(search, TrainConfig(), Path("space.yaml"))
+def axes(search: SearchConfig = SEARCH) -> list[SearchParameter]:
+    return search_parameters(search, TrainConfig(), Path("space.yaml"))
 
 
-def proposer(sampler: str = "tpe", seed: int = 0, entries: Sequence[Entry] = ()) -> OptunaProposer:
-    return OptunaProposer(axes(), sampler=sampler, seed=seed, mode="max", trials=9, points=[START], entries=entries)
+def build_sampler(sampler: str = "tpe", seed: int = 0, records: Sequence[TrialRecord] = ()) -> OptunaSampler:
+    return OptunaSampler(axes(), sampler=sampler, seed=seed, mode="max", trials=9, points=[START], records=records)
 
 
-def pretend(entry: Entry) -> None:
+def pretend(record: TrialRecord) -> None:
     """A trial that ended: every fourth failed, every fourth stopped."""
-    value = -abs(entry.values["ssl.tau"] - 0.7) - abs(math.log(entry.values["optim.lr"] / 0.02))
-    entry.step, entry.history = 10, [(5, value - 1), (10, value)]
-    if entry.number % 4 == 2:
-        entry.state, entry.history = "failed", []
-    elif entry.number % 4 == 3:
-        entry.state, entry.step, entry.history = "stopped", 5, entry.history[:1]
+    value = -abs(record.values["ssl.tau"] - 0.7) - abs(math.log(record.values["optim.lr"] / 0.02))
+    record.step, record.intermediate_values = 10, [(5, value - 1), (10, value)]
+    if record.number % 4 == 2:
+        record.state, record.intermediate_values = "failed", []
+    elif record.number % 4 == 3:
+        record.state, record.step, record.intermediate_values = "pruned", 5, record.intermediate_values[:1]
     else:
-        entry.state = "complete"
+        record.state = "complete"
 
 
-def searched(source: OptunaProposer, entries: list[Entry], count: int) -> list[Entry]:
+def searched(source: OptunaSampler, records: list[TrialRecord], count: int) -> list[TrialRecord]:
     """Trials one after the other."""
-    while len(entries) < count:
+    while len(records) < count:
         values, drawn = source.ask()
-        entry = Entry(len(entries), values, 10, drawn=drawn)
-        pretend(entry)
-        source.tell(entry)
-        entries.append(entry)
-    return entries
+        record = TrialRecord(len(records), values, 10, sampler_params=drawn)
+        pretend(record)
+        source.tell(record)
+        records.append(record)
+    return records
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_the_same_seed_draws_the_same_trials_and_another_others(sampler: str) -> None:
-    first, second, other = (searched(proposer(sampler, seed), [], 8) for seed in (0, 0, 1))
+    first, second, other = (searched(build_sampler(sampler, seed), [], 8) for seed in (0, 0, 1))
     assert first == second
     assert [one.values for one in first[1:]] != [one.values for one in other[1:]]
     assert len({tuple(one.values.values()) for one in first}) == 8
 
 
 def test_start_points_come_first_and_stay_on_their_bounds() -> None:
-    assert proposer().ask().values == pytest.approx(START)
+    assert build_sampler().ask().values == pytest.approx(START)
 
 
 @pytest.mark.parametrize("known", range(9))
 def test_tpe_built_anew_from_the_ledger_goes_on_with_what_it_knew(known: int) -> None:
-    straight = searched(proposer(), [], 9)
-    entries = [Entry(**vars(one)) for one in straight[:known]]
-    assert searched(proposer(entries=entries), entries, 9) == straight
+    straight = searched(build_sampler(), [], 9)
+    records = [TrialRecord(**vars(one)) for one in straight[:known]]
+    assert searched(build_sampler(records=records), records, 9) == straight
 
 
 def test_tpe_learns_from_the_trials_that_ended() -> None:
-    straight = searched(proposer(), [], 9)
-    assert straight[-1].values != searched(proposer("random"), [], 9)[-1].values
-    worse = [Entry(**vars(one)) for one in straight[:8]]
+    straight = searched(build_sampler(), [], 9)
+    assert straight[-1].values != searched(build_sampler("random"), [], 9)[-1].values
+    worse = [TrialRecord(**vars(one)) for one in straight[:8]]
     for one in worse:
-        one.history = [(step, -value) for step, value in one.history]
-    assert searched(proposer(entries=worse), worse, 9)[-1].values != straight[-1].values
+        one.intermediate_values = [(step, -value) for step, value in one.intermediate_values]
+    assert searched(build_sampler(records=worse), worse, 9)[-1].values != straight[-1].values
 
 
 def test_what_has_not_ended_is_asked_for_again_under_its_number() -> None:
-    entries = searched(proposer(), [], 4)
-    entries[1].state = "running"
-    again = proposer(entries=entries)
-    assert again.ask().values == pytest.approx(entries[1].values)
-    again.tell(Entry(**{**vars(entries[1]), "state": "complete"}))
+    records = searched(build_sampler(), [], 4)
+    records[1].state = "running"
+    again = build_sampler(records=records)
+    assert again.ask().values == pytest.approx(records[1].values)
+    again.tell(TrialRecord(**{**vars(records[1]), "state": "complete"}))
     assert again.study.trials[1].state.name == "COMPLETE"
     assert [trial.state.name for trial in again.study.trials] == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"]
 
@@ -97,8 +97,8 @@ def test_a_grid_covers_each_point_once_start_points_first() -> None:
     space = {"ssl.mix": {"values": ["class", "cut", "class"]}, "seed": {"values": [1, 2, 3]}}
     start = [{"ssl.mix": "cut", "seed": 2}]
     search = SearchConfig(sampler="grid", early_stopping=None, space=space, start=start, confirm=Confirm(top=0))
-    total, points = planned(search, axes(search), Path("space.yaml"))
-    source = OptunaProposer(axes(search), sampler="grid", seed=0, mode="max", trials=total, points=points)
+    total, points = initial_points(search, axes(search), Path("space.yaml"))
+    source = OptunaSampler(axes(search), sampler="grid", seed=0, mode="max", trials=total, points=points)
     drawn = [source.ask().values for _ in range(total)]
     assert drawn[0] == start[0]
     assert {tuple(one.values()) for one in drawn} == {(mix, seed) for mix in ("class", "cut") for seed in (1, 2, 3)}
@@ -106,24 +106,24 @@ def test_a_grid_covers_each_point_once_start_points_first() -> None:
 
 
 def test_tune_is_given_the_unfinished_then_new_trials_then_the_end(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, "trials")
-    ledger.add({"optim.lr": 0.1}, 10, "complete")
-    ledger.add({"optim.lr": 0.2, "steps": 7}, 7)
+    store = TrialStore(tmp_path, "trials")
+    store.add({"optim.lr": 0.1}, 10, "complete")
+    store.add({"optim.lr": 0.2, "steps": 7}, 7)
 
-    class Threes(PlanProposer):
-        def ask(self) -> Draw:
-            return Draw({"optim.lr": 0.3, "steps": 5}, {})
+    class Threes(FixedPlan):
+        def ask(self) -> Suggestion:
+            return Suggestion({"optim.lr": 0.3, "steps": 5}, {})
 
-    searcher = LedgerSearch(ledger, Threes(), trials=3, steps=10)
+    searcher = ResumableSearcher(store, Threes(), trials=3, steps=10)
     assert [searcher.suggest(name) for name in "abc"] == [{NUMBER: 1}, {NUMBER: 2}, Searcher.FINISHED]
-    assert Ledger(tmp_path, "trials").entries[2].steps == 5, "written before Tune hears of it"
-    assert ledger.entries[2].state == "running"
+    assert TrialStore(tmp_path, "trials").records[2].steps == 5, "written before Tune hears of it"
+    assert store.records[2].state == "running"
 
 
 def test_after_the_deadline_no_trial_starts(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, "trials")
-    ledger.add({}, 10)
-    searcher = LedgerSearch(ledger, PlanProposer(), trials=3, steps=10, deadline=time.monotonic() - 1)
+    store = TrialStore(tmp_path, "trials")
+    store.add({}, 10)
+    searcher = ResumableSearcher(store, FixedPlan(), trials=3, steps=10, deadline=time.monotonic() - 1)
     assert searcher.suggest("a") == Searcher.FINISHED
 
 
@@ -131,8 +131,8 @@ def test_after_the_deadline_no_trial_starts(tmp_path: Path) -> None:
     ("step", "reason", "error", "state"),
     [
         (10, None, False, "complete"),
-        (9, None, False, "stopped"),
-        (0, None, False, "stopped"),
+        (9, None, False, "pruned"),
+        (0, None, False, "pruned"),
         (9, "ValueError: x", False, "failed"),
         (9, "ValueError: x", True, "failed"),
         (10, None, True, "failed"),
@@ -141,15 +141,15 @@ def test_after_the_deadline_no_trial_starts(tmp_path: Path) -> None:
 def test_how_a_trial_ended_is_written_down(
     tmp_path: Path, step: int, reason: str | None, error: bool, state: str
 ) -> None:
-    ledger = Ledger(tmp_path, "trials")
-    entry = ledger.add({}, 10)
-    (ledger.trial_folder(0) / "checkpoints").mkdir()
-    searcher = LedgerSearch(ledger, PlanProposer(), trials=1, steps=10)
+    store = TrialStore(tmp_path, "trials")
+    record = store.add({}, 10)
+    (store.trial_folder(0) / "checkpoints").mkdir()
+    searcher = ResumableSearcher(store, FixedPlan(), trials=1, steps=10)
     searcher.suggest("a")
-    entry.step, entry.reason = step, reason
+    record.step, record.reason = step, reason
     searcher.on_trial_complete("a", {}, error)
     searcher.on_trial_complete("a", {}, True)
-    (known,) = Ledger(tmp_path, "trials").entries
+    (known,) = TrialStore(tmp_path, "trials").records
     assert known.state == state
     assert known.reason == (reason or ("its process died: killed, or out of memory" if state == "failed" else None))
-    assert not (ledger.trial_folder(0) / "checkpoints").exists()
+    assert not (store.trial_folder(0) / "checkpoints").exists()

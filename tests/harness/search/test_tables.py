@@ -7,11 +7,11 @@ import pytest
 
 from harness.cli.command import out
 from harness.config.search import Confirm, SearchConfig
+from harness.errors import RunFailed
 from harness.search import tables
 from harness.search.confirmation import by_seed
-from harness.search.trial import TrainingError
 from harness.search.trial import report as tell
-from harness.search.trial_store import Entry
+from harness.search.trial_store import TrialRecord
 
 
 def test_the_ablation_has_one_axis_down_and_one_across() -> None:
@@ -22,12 +22,14 @@ def test_the_ablation_has_one_axis_down_and_one_across() -> None:
     }
     search = SearchConfig(space=space, sampler="grid", early_stopping=None, confirm=Confirm(top=0))
     points = [(mix, weight, seed) for mix in ("class", "none") for weight in ("image", "pixel") for seed in (0, 1)]
-    entries = [
-        Entry(number, dict(zip(space, point, strict=True)), 10, "complete", history=[(10, 0.1 * number)])
+    records = [
+        TrialRecord(
+            number, dict(zip(space, point, strict=True)), 10, "complete", intermediate_values=[(10, 0.1 * number)]
+        )
         for number, point in enumerate(points)
     ]
     with out.capture() as captured:
-        tables.show_ablation(search, by_seed(search, entries))
+        tables.show_ablation(search, by_seed(search, records))
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in captured.get().splitlines() if "│" in line]
     assert lines == [
         ["class", "0.050 +- 0.071", "0.250 +- 0.071", "-"],
@@ -39,11 +41,11 @@ def test_the_ablation_has_one_axis_down_and_one_across() -> None:
 
 def test_reasons_that_differ_in_their_numbers_are_one() -> None:
     reasons = ["disk full", "the loss is nan at step 10", "the loss is nan at step 20", None]
-    entries = [Entry(number, {}, 10, "failed", reason=reason) for number, reason in enumerate(reasons)]
-    assert tables.most_common_reason(entries) == "2 of 4: the loss is nan at step 10"
+    records = [TrialRecord(number, {}, 10, "failed", reason=reason) for number, reason in enumerate(reasons)]
+    assert tables.most_common_reason(records) == "2 of 4: the loss is nan at step 10"
     assert "evaluation" in tables.most_common_reason([])
 
 
 def test_a_sought_metric_that_is_not_a_number_fails_the_trial(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="val/iou/car is not a number at step 4"):
+    with pytest.raises(RunFailed, match="val/iou/car is not a number at step 4"):
         tell({"step": 4, "val/iou/car": float("nan")}, "val/iou/car", tmp_path)

@@ -11,12 +11,13 @@ from classmix_core.data import load_data
 from classmix_core.evaluate import evaluate
 from classmix_core.metrics import mean_iou
 from classmix_core.models import build_model
-from classmix_core.sliding_window import Views
+from classmix_core.sliding_window import InferenceConfig
 from harness.config.train import TrainConfig, override
+from harness.errors import Interrupted, RunFailed
 from harness.tracking import MlflowClient, Run, open_experiment
 from harness.training import checkpoint
-from harness.training.context import Interrupted, LocalSession, Progress, TrialSession
-from harness.training.trainer import Job, TrainingError, train
+from harness.training.context import LocalContext, Progress, TrialContext
+from harness.training.trainer import TrainJob, train
 
 CONFIG = override(
     TrainConfig(),
@@ -52,12 +53,12 @@ class Loop:
         folder.mkdir(parents=True, exist_ok=True)
         self.uri = store[0]
         self.run_id = Run.create(store[0], store[1], folder.name, {}).run_id
-        self.job = Job(config, folder, store[0], self.run_id)
+        self.job = TrainJob(config, folder, store[0], self.run_id)
         self.shown: list[Progress] = []
 
     def go(self, stopping: Callable[["Loop"], bool] = lambda loop: False) -> dict[str, float]:
-        session = LocalSession(torch.device("cpu"), self.shown.append, lambda: stopping(self))
-        return train(self.job, session)
+        context = LocalContext(torch.device("cpu"), self.shown.append, lambda: stopping(self))
+        return train(self.job, context)
 
     def state(self) -> dict[str, object]:
         newest = checkpoint.newest(self.job.folder)
@@ -147,8 +148,8 @@ def test_both_networks_are_scored_at_the_last_step_and_at_the_best_one(
         images = [data.test.image(index) for index in range(len(data.test.names))]
         labels = [data.test.label(index) for index in range(len(data.test.names))]
         batches = [(torch.stack(images), torch.stack(labels))]
-        cpu, views = torch.device("cpu"), Views(window=(24, 40), flip=True)
-        return mean_iou(evaluate(model, batches, len(data.classes), cpu, views=views))
+        cpu, inference = torch.device("cpu"), InferenceConfig(window=(24, 40), flip=True)
+        return mean_iou(evaluate(model, batches, len(data.classes), cpu, inference=inference))
 
     expected = {(name, which): score(name, which) for name in files for which in ("best", "final")}
     for (name, which), value in expected.items():
@@ -172,8 +173,8 @@ def test_a_report_that_the_search_may_not_have_heard_is_made_again(tmp_path: Pat
         return True
 
     with pytest.raises(MemoryError) as unheard:
-        train(job, TrialSession(torch.device("cpu"), loop.shown.append, tell=dead))
-    train(job, TrialSession(torch.device("cpu"), loop.shown.append, tell=hear))
+        train(job, TrialContext(torch.device("cpu"), loop.shown.append, tell=dead))
+    train(job, TrialContext(torch.device("cpu"), loop.shown.append, tell=hear))
     marks = range(CONFIG.eval_every, CONFIG.steps + 1, CONFIG.eval_every)
     assert [metrics["step"] for metrics in heard] == list(marks)
     assert heard[0] == unheard.value.args[0]
@@ -231,13 +232,13 @@ def test_panels_change_no_bit_of_the_training(
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_advice(tmp_path: Path, store: tuple[str, str]) -> None:
     loop = Loop(tmp_path / "a", store, override(CONFIG, {"optim.lr": 1e30, "steps": 20, "checkpoint_every": 20}))
-    with pytest.raises(TrainingError, match=r"loss is .* at step .*optim.lr"):
+    with pytest.raises(RunFailed, match=r"loss is .* at step .*optim.lr"):
         loop.go()
 
 
 def test_a_trial_never_opens_test(tmp_path: Path, store: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Loop(tmp_path / "a", store)
-    loop.job = Job(CONFIG, loop.job.folder, loop.uri, loop.run_id, purpose="trial")
+    loop.job = TrainJob(CONFIG, loop.job.folder, loop.uri, loop.run_id, purpose="trial")
     result = loop.go()
     assert not any(key.startswith("test") for key in result)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data.datasets import camvid
 from classmix_core.data.samples import read_label
 from classmix_core.errors import DataError
-from classmix_core.mixing import IGNORE
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 7), ("val", 2), ("test", 3)])
@@ -33,7 +33,7 @@ def test_void_is_ignored_and_every_other_value_is_kept(camvid_root: Path) -> Non
     samples = camvid.load_split(camvid_root, "train")
     raw = read_label(camvid_root / "labels" / samples.names[2])
     assert (raw == camvid.VOID).any()
-    assert torch.equal(samples.label(2), raw.masked_fill(raw == camvid.VOID, IGNORE))
+    assert torch.equal(samples.label(2), raw.masked_fill(raw == camvid.VOID, IGNORE_INDEX))
 
 
 def test_jpeg_images_have_their_label_in_the_png_of_the_same_stem(camvid_root: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data.datasets import cityscapes
 from classmix_core.data.samples import read_label
 from classmix_core.errors import DataError
-from classmix_core.mixing import IGNORE
 from tests.trees import EXTRA, GREY, TRAIN, VAL, write_raw_png
 
 
@@ -63,8 +63,8 @@ def test_each_evaluated_id_is_its_class(label_id: int, name: str) -> None:
 def test_every_other_value_is_ignored(tmp_path: Path) -> None:
     write_raw_png(tmp_path / "label.png", np.arange(256).reshape(16, 16), GREY, 8)
     label = cityscapes.read_label_ids(tmp_path / "label.png").flatten().tolist()
-    assert [value for value in range(256) if label[value] != IGNORE] == list(cityscapes.LABEL_IDS)
-    assert sorted(value for value in label if value != IGNORE) == list(range(19))
+    assert [value for value in range(256) if label[value] != IGNORE_INDEX] == list(cityscapes.LABEL_IDS)
+    assert sorted(value for value in label if value != IGNORE_INDEX) == list(range(19))
 
 
 def test_what_a_split_reads_are_the_classes_of_the_ids_in_the_file(cityscapes_root: Path) -> None:

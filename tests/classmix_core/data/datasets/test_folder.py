@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data.datasets import folder
 from classmix_core.errors import DataError
-from classmix_core.mixing import IGNORE
 from tests.conftest import add_part
 
 UNLABELLED = ["images/a/photo 04.jpg", "images/a/photo 07.jpg"]
@@ -20,7 +20,7 @@ def test_classes_are_the_lines_of_the_file_without_blank_ones(folder_root: Path)
 def test_labelled_are_the_images_with_a_label_and_unlabelled_the_others_and_those_of_their_own_folder(
     folder_root: Path,
 ) -> None:
-    labelled, unlabelled = folder.load_labelled(folder_root, IGNORE), folder.load_unlabelled(folder_root)
+    labelled, unlabelled = folder.load_labelled(folder_root, IGNORE_INDEX), folder.load_unlabelled(folder_root)
     everything = [f"images/a/photo {index:02}.jpg" for index in range(12)]
     assert list(labelled.names) == [name for name in everything if name not in UNLABELLED]
     assert list(unlabelled.names) == [*UNLABELLED, *(f"unlabelled/extra{index}.png" for index in range(3))]
@@ -33,15 +33,15 @@ def test_the_folder_of_unlabelled_images_may_be_missing(folder_root: Path) -> No
 
 
 def test_the_ignore_value_of_the_files_becomes_ignore(folder_root: Path) -> None:
-    kept, ignored = (folder.load_labelled(folder_root, value).label(0) for value in (IGNORE, 2))
-    assert ((kept == 2) == (ignored == IGNORE)).all()
-    assert (ignored == IGNORE).any()
-    assert ignored[ignored != IGNORE].max() == 1
+    kept, ignored = (folder.load_labelled(folder_root, value).label(0) for value in (IGNORE_INDEX, 2))
+    assert ((kept == 2) == (ignored == IGNORE_INDEX)).all()
+    assert (ignored == IGNORE_INDEX).any()
+    assert ignored[ignored != IGNORE_INDEX].max() == 1
 
 
 def test_val_and_test_are_read_where_they_are(folder_root: Path) -> None:
     add_part(folder_root, "val", 2)
-    part = folder.load_part(folder_root, "val", IGNORE)
+    part = folder.load_part(folder_root, "val", IGNORE_INDEX)
     assert list(part.names) == ["val/images/0.png", "val/images/1.png"]
     assert part.label(1).shape == (9, 14)
 
@@ -79,13 +79,13 @@ def test_a_missing_root_is_named(tmp_path: Path) -> None:
 def test_missing_images_are_named(folder_root: Path) -> None:
     (folder_root / "images").rename(folder_root / "pictures")
     with pytest.raises(DataError, match="images: the folder must exist"):
-        folder.load_labelled(folder_root, IGNORE)
+        folder.load_labelled(folder_root, IGNORE_INDEX)
 
 
 def test_labels_that_fit_no_image_are_refused_with_one_that_would(folder_root: Path) -> None:
     (folder_root / "labels/a").rename(folder_root / "labels/b")
     with pytest.raises(DataError, match=r"labels: must hold a PNG .*, such as .*labels/a/photo 00\.png, but has none"):
-        folder.load_labelled(folder_root, IGNORE)
+        folder.load_labelled(folder_root, IGNORE_INDEX)
 
 
 @pytest.mark.parametrize("count", [2, 19, 255])
