@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from classmix_core.data import DataConfig, cache, load_data
+from classmix_core.config import DataConfig
+from classmix_core.data import cache, load_data
 from classmix_core.data.loader import TrainingSet
 
 

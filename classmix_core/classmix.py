@@ -4,61 +4,17 @@ Shapes: L labelled, U unlabelled (and so mixed) images, C = 3 channels, K classe
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from classmix_core.augment import color_jitter, flip, gaussian_blur, normalise, to_float
+from classmix_core.config import ClassMixConfig
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.ema import update_teacher_, warmed_up_decay
-from classmix_core.errors import require
-from classmix_core.losses import WEIGHTS, Weight, consistency_loss, consistency_weight, labelled_loss, sigmoid_ramp
-from classmix_core.mixing import MIXES, Mix, paste, sample_mask
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassMixConfig:
-    """Semi-supervised learning: how unlabelled images are labelled, mixed and weighted."""
-
-    tau: float = 0.968
-    """Confidence from which a pseudo-label counts towards lambda, 0..1."""
-    ema_decay: float = 0.99
-    """Decay of the teacher's moving average, 0 <= decay < 1; the first steps use min(1 - 1 / (step + 1), decay)."""
-    mix: Mix = "class"
-    """Mask: half of the classes of an image (ClassMix), a box (CutMix), blobs (CowMix), or none."""
-    weight: Weight = "image"
-    """Lambda: share of confident pixels per image (the paper) or per batch (the authors' code), 0/1 per pixel, a
-    sigmoid ramp over time, or constant 1."""
-    ramp_fraction: float = 0.25
-    """Share of all steps after which the ramp of `weight: ramp` has reached 1, above 0 and up to 1."""
-    unlabelled_weight: float = 1.0
-    """Factor of the unlabelled loss; 0 is the supervised baseline, which runs no teacher pass."""
-    teacher_mode: Literal["train", "eval"] = "train"
-    """Batch norm of the teacher when it labels: batch statistics (as the authors do) or running ones."""
-    jitter: float = 0.25
-    """Strength of the colour jitter on mixed images, 0..0.5; 0 turns it off."""
-    jitter_probability: float = 0.8
-    """Probability of the colour jitter, per image."""
-    blur: float = 1.15
-    """Largest sigma of the blur on mixed images, 0.15..3 pixels; 0 turns it off."""
-    blur_probability: float = 0.5
-    """Probability of the blur, per image."""
-
-    def __post_init__(self) -> None:
-        for name, choices in (("mix", MIXES), ("weight", WEIGHTS), ("teacher_mode", ("train", "eval"))):
-            require(getattr(self, name) in choices, name, f"{name} in {choices}", getattr(self, name))
-        require(0 <= self.tau <= 1, "tau", "0 <= tau <= 1", self.tau)
-        require(0 <= self.ema_decay < 1, "ema_decay", "0 <= ema_decay < 1", self.ema_decay)
-        require(0 < self.ramp_fraction <= 1, "ramp_fraction", "0 < ramp_fraction <= 1", self.ramp_fraction)
-        require(self.unlabelled_weight >= 0, "unlabelled_weight", "unlabelled_weight >= 0", self.unlabelled_weight)
-        require(0 <= self.jitter <= 0.5, "jitter", "0 <= jitter <= 0.5", self.jitter)
-        rule = "blur == 0 or 0.15 <= blur <= 3"
-        require(self.blur == 0 or 0.15 <= self.blur <= 3, "blur", rule, self.blur)
-        for name in ("jitter_probability", "blur_probability"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, name, f"0 <= {name} <= 1", value)
+from classmix_core.losses import consistency_loss, consistency_weight, labelled_loss, sigmoid_ramp
+from classmix_core.mixing import paste, sample_mask
 
 
 class Batch(NamedTuple):

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classmix_core.augment import normalise, to_float
+from classmix_core.config import InferenceConfig
 from classmix_core.metrics import confusion_matrix
-from classmix_core.sliding_window import WHOLE, InferenceConfig, mean_logits
+from classmix_core.sliding_window import WHOLE, mean_logits
 
 
 @torch.no_grad()

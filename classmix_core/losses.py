@@ -4,16 +4,13 @@ Shapes: B batch, K classes, H W image. Labels equal to IGNORE_INDEX count nowher
 """
 
 import math
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from classmix_core.config import Weight
 from classmix_core.constants import IGNORE_INDEX
-
-Weight = Literal["image", "batch", "pixel", "ramp", "constant"]
-WEIGHTS = get_args(Weight)
 
 
 def pixel_loss(logits_BKHW: Tensor, label_BHW: Tensor) -> Tensor:

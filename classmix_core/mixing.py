@@ -6,14 +6,12 @@ Shapes: B batch, K classes, H W image. A mask is bool, (B, H, W): True where the
 """
 
 import math
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Mix = Literal["class", "cut", "cow", "none"]
-MIXES = get_args(Mix)
+from classmix_core.config import Mix
 
 # CowMix's blur in the ClassMix code is log-uniform in 8..32 pixels at a height of 512; it follows the height here.
 COW_SIGMA_OF_HEIGHT = (8 / 512, 32 / 512)

@@ -1,44 +1,12 @@
 """Optimiser with a scaled head, and the polynomial schedule."""
 
 import re
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
-from classmix_core.errors import InvalidValue, require
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """Optimiser of the student."""
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum (the paper) or AdamW."""
-    lr: float = 0.1
-    """Learning rate at the start, above 0. Scale it with the batch size."""
-    head_lr_scale: float = 1.0
-    """Factor of the learning rate of the last layers, above 0; 10 is usual over a pretrained encoder."""
-    lr_scales: Literal["uniform", "authors"] = "uniform"
-    """Rates within the body: uniform; or, for deeplabv2, those of the authors' code, which lists a parameter once for
-    each module around it: 3 times `lr` in the blocks, 4 times on their shortcuts, 1 time in the first layer."""
-    momentum: float = 0.9
-    """Momentum of SGD, 0 <= momentum < 1; AdamW has its own."""
-    weight_decay: float = 5e-4
-    """L2 penalty, at least 0."""
-    power: float = 0.9
-    """Exponent of the schedule: lr * (1 - step / steps) ** power; 0 keeps the rate constant."""
-
-    def __post_init__(self) -> None:
-        require(self.name in ("sgd", "adamw"), "name", "name in (sgd, adamw)", self.name)
-        require(self.lr > 0, "lr", "lr > 0", self.lr)
-        require(self.head_lr_scale > 0, "head_lr_scale", "head_lr_scale > 0", self.head_lr_scale)
-        rule = "lr_scales in (uniform, authors)"
-        require(self.lr_scales in ("uniform", "authors"), "lr_scales", rule, self.lr_scales)
-        require(0 <= self.momentum < 1, "momentum", "0 <= momentum < 1", self.momentum)
-        require(self.weight_decay >= 0, "weight_decay", "weight_decay >= 0", self.weight_decay)
-        require(self.power >= 0, "power", "power >= 0", self.power)
+from classmix_core.config import OptimConfig
+from classmix_core.errors import InvalidValue
 
 
 def build_optimizer(model: nn.Module, head_prefixes: tuple[str, ...], config: OptimConfig) -> torch.optim.Optimizer:

@@ -6,43 +6,13 @@ the last bit, and one map of K x H x W is all that is kept.
 Shapes: B batch, C = 3 channels, K classes, H W image, N windows.
 """
 
-from dataclasses import dataclass
 from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classmix_core.errors import require
-
-Size = tuple[int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceConfig:
-    """The passes over which the logits of an image are averaged."""
-
-    window: Size | None = None
-    """Height and width of the windows, cut down to the image where that is smaller; None: the whole image at once."""
-    stride: Size | None = None
-    """Steps down and right from window to window, at most the window; None: 2/3 of it."""
-    batch: int = 16
-    """Windows a forward pass."""
-    flip: bool = False
-    """Average with the mirrored view."""
-    scales: tuple[float, ...] = (1.0,)
-    """Sizes at which the image is looked at, as factors."""
-
-    def __post_init__(self) -> None:
-        require(self.batch >= 1, "batch", "batch >= 1", self.batch)
-        require(self.window is None or min(self.window) >= 8, "window", "window >= 8 pixels each way", self.window)
-        if self.stride is not None:
-            require(self.window is not None, "stride", "window is set where stride is", self.stride)
-            inside = all(1 <= step <= side for step, side in zip(self.stride, self.window or (0, 0), strict=True))
-            require(inside, "stride", f"1 <= stride <= window {self.window}, or pixels are left out", self.stride)
-        valid = len(self.scales) > 0 and all(0 < scale <= 8 for scale in self.scales)
-        require(valid, "scales", "scales holds at least one factor, each in (0, 8]", self.scales)
-
+from classmix_core.config import InferenceConfig, Size
 
 WHOLE = InferenceConfig()
 """One pass over the whole image."""

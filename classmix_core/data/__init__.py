@@ -1,6 +1,5 @@
 """Data sets by name, in four roles: labelled and unlabelled to learn from, val to choose by, test to report."""
 
-from classmix_core.data.config import DataConfig
 from classmix_core.data.load import EVALUATED, Data, Role, check_data, load_data
 
-__all__ = ["EVALUATED", "Data", "DataConfig", "Role", "check_data", "load_data"]
+__all__ = ["EVALUATED", "Data", "Role", "check_data", "load_data"]

@@ -25,7 +25,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from classmix_core.data.loader import Size, resize_image, resize_label
+from classmix_core.config import Size
+from classmix_core.data.loader import resize_image, resize_label
 from classmix_core.data.samples import FileSamples
 from classmix_core.errors import DataError
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from classmix_core.config import DataConfig
 from classmix_core.data import splits
 from classmix_core.data.cache import CachedSamples, open_cache
-from classmix_core.data.config import DataConfig
 from classmix_core.data.datasets import camvid, cityscapes, folder, scenes, voc
 from classmix_core.data.samples import ArraySamples, FileSamples, Samples
 from classmix_core.data.split_pickle import read_permutation

@@ -1,5 +1,5 @@
 """Networks: normalised float images (B, 3, H, W) in, logits (B, K, H, W) out."""
 
-from classmix_core.models.build import ModelConfig, build_model, head_prefixes
+from classmix_core.models.build import build_model, head_prefixes
 
-__all__ = ["ModelConfig", "build_model", "head_prefixes"]
+__all__ = ["build_model", "head_prefixes"]

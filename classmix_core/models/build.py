@@ -1,71 +1,17 @@
 """From a name to a network."""
 
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classmix_core.augment import MEAN, STD
-from classmix_core.errors import InvalidValue, require
-from classmix_core.models.deeplabv2 import DILATIONS, DeepLabV2
-from classmix_core.models.frozen_norm import BatchNormMode, freeze_batch_norm_
+from classmix_core.config import ModelConfig
+from classmix_core.errors import InvalidValue
+from classmix_core.models.deeplabv2 import DeepLabV2
+from classmix_core.models.frozen_norm import freeze_batch_norm_
 from classmix_core.models.unet import UNet
-
-OWN = ("unet", "deeplabv2")
-TORCHVISION = (
-    "deeplabv3_resnet50",
-    "deeplabv3_resnet101",
-    "deeplabv3_mobilenet_v3_large",
-    "fcn_resnet50",
-    "fcn_resnet101",
-    "lraspp_mobilenet_v3_large",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The network."""
-
-    name: str = "unet"
-    """unet (small, for CPUs), deeplabv2 (over ResNet-101, the paper's), one of torchvision's (deeplabv3_resnet50,
-    fcn_resnet50, lraspp_mobilenet_v3_large, ...), or smp/DECODER/ENCODER of segmentation_models_pytorch (the extra
-    `smp`) over an encoder of its own or of timm, such as smp/DeepLabV3Plus/tf_efficientnet_lite0."""
-    weights: str | None = None
-    """Where training starts: a file of weights (safetensors, or what torch.save wrote) of this network or of its
-    encoder alone, or a download such as torchvision:ResNet101_Weights.IMAGENET1K_V2 or timm:tf_efficientnet_lite0.
-    Unset: from scratch."""
-    width: int = 16
-    """unet: channels at half resolution, a multiple of 4."""
-    depth: int = 3
-    """unet: how often half resolution is halved again, at least 1."""
-    norm: Literal["batch", "group"] = "batch"
-    """unet: batch norm, or group norm, which does not see the rest of the batch."""
-    aspp_branches: int = len(DILATIONS)
-    """deeplabv2: branches of its pyramid that count, 1 to 4 (dilations 6, 12, 18, 24); the authors' code runs 2."""
-    batch_norm: BatchNormMode = "trained"
-    """deeplabv2 and torchvision's, batch norms of the backbone: trained; frozen_affine, weight and bias frozen and the
-    batch's statistics used (the authors' code); frozen, all as in `weights`."""
-
-    def __post_init__(self) -> None:
-        known = self.name in OWN + TORCHVISION or (self.name.startswith("smp/") and self.name.count("/") == 2)
-        require(known, "name", f"name in ({', '.join(OWN + TORCHVISION)}, smp/DECODER/ENCODER)", self.name)
-        require(self.weights != "", "weights", "weights names a file or a download", self.weights)
-        require(self.width > 0 and self.width % 4 == 0, "width", "width is a positive multiple of 4", self.width)
-        require(self.depth >= 1, "depth", "depth >= 1", self.depth)
-        branches, modes = len(DILATIONS), get_args(BatchNormMode)
-        rule = f"1 <= aspp_branches <= {branches}"
-        require(1 <= self.aspp_branches <= branches, "aspp_branches", rule, self.aspp_branches)
-        rule = f"aspp_branches == {branches} unless name == deeplabv2 (here {self.name})"
-        require(self.aspp_branches == branches or self.name == "deeplabv2", "aspp_branches", rule, self.aspp_branches)
-        require(self.batch_norm in modes, "batch_norm", f"batch_norm in ({', '.join(modes)})", self.batch_norm)
-        freezable = self.name in ("deeplabv2", *TORCHVISION)
-        rule = f"batch_norm == trained unless name is deeplabv2 or one of torchvision's (here {self.name})"
-        require(self.batch_norm == "trained" or freezable, "batch_norm", rule, self.batch_norm)
-        rule = "batch_norm != frozen unless weights are given: fresh statistics normalise nothing"
-        require(self.batch_norm != "frozen" or self.weights is not None, "batch_norm", rule, self.batch_norm)
 
 
 class FullSize(nn.Module):

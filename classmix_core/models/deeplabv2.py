@@ -8,8 +8,7 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DILATIONS = (6, 12, 18, 24)
-"""Of the branches of the atrous spatial pyramid (ASPP)."""
+from classmix_core.config import ASPP_DILATIONS
 
 
 class DeepLabV2(nn.Module):
@@ -21,16 +20,16 @@ class DeepLabV2(nn.Module):
             misplaced `return` leaves the loop early. The others stay in the network, as in theirs, without gradients.
     """
 
-    def __init__(self, num_classes: int, aspp_branches: int = len(DILATIONS)) -> None:
+    def __init__(self, num_classes: int, aspp_branches: int = len(ASPP_DILATIONS)) -> None:
         super().__init__()
         self.backbone = trunk()
-        branches = [nn.Conv2d(2048, num_classes, 3, padding=dilation, dilation=dilation) for dilation in DILATIONS]
+        branches = [nn.Conv2d(2048, num_classes, 3, padding=dilation, dilation=dilation) for dilation in ASPP_DILATIONS]
         for branch in branches:
             nn.init.normal_(branch.weight, std=0.01)
         self.classifier = nn.ModuleList(branches)
         self.aspp_branches = aspp_branches
         # DistributedDataParallel waits for the gradient of every parameter but those named here
-        unused = tuple(f"classifier.{index}." for index in range(aspp_branches, len(DILATIONS)))
+        unused = tuple(f"classifier.{index}." for index in range(aspp_branches, len(ASPP_DILATIONS)))
         self._ddp_params_and_buffers_to_ignore = [
             name for name, _ in self.named_parameters() if name.startswith(unused)
         ]

@@ -1,11 +1,9 @@
 """Batch norm that is trained in part or not at all, for small batches over pretrained weights."""
 
-from typing import Literal
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BatchNormMode = Literal["trained", "frozen_affine", "frozen"]
+from classmix_core.config import BatchNormMode
 
 
 class FrozenBatchNorm(nn.BatchNorm2d):

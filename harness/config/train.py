@@ -15,12 +15,8 @@ from typing import Any, Literal, TypeVar, get_args
 import jsonargparse
 import yaml
 
-from classmix_core.classmix import ClassMixConfig
-from classmix_core.data import DataConfig
+from classmix_core.config import ClassMixConfig, DataConfig, InferenceConfig, ModelConfig, OptimConfig
 from classmix_core.errors import InvalidValue, require
-from classmix_core.models import ModelConfig
-from classmix_core.optim import OptimConfig
-from classmix_core.sliding_window import InferenceConfig
 from harness.errors import UserError
 from harness.training.pretrained import absolute_source
 

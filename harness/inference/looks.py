@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from classmix_core.data.loader import Size, resize_image
+from classmix_core.config import InferenceConfig, Size
+from classmix_core.data.loader import resize_image
 from classmix_core.evaluate import predict
-from classmix_core.sliding_window import InferenceConfig
 from harness.inference.loaded_model import LoadedModel
 
 

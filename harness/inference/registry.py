@@ -14,7 +14,7 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types import Schema, TensorSpec
 
-from classmix_core.data import DataConfig
+from classmix_core.config import DataConfig
 from classmix_core.data.samples import Samples
 from harness.inference.class_names import CLASSES
 from harness.tracking import MlflowClient, MlflowException, Run

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from classmix_core.classmix import Batch
-from classmix_core.data import Data, DataConfig
+from classmix_core.config import DataConfig
+from classmix_core.data import Data
 from classmix_core.data.loader import TrainingSet, training_batches
 from classmix_core.data.samples import Samples
 from harness.config.train import TrainConfig

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from classmix_core.classmix import ClassMix, Mixed
-from classmix_core.data import EVALUATED, Data, DataConfig, Role, load_data
+from classmix_core.config import DataConfig
+from classmix_core.data import EVALUATED, Data, Role, load_data
 from classmix_core.data.loader import evaluation_batches
 from classmix_core.data.samples import Samples
 from classmix_core.ema import make_teacher

@@ -19,14 +19,14 @@ from torch.optim.swa_utils import update_bn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from classmix_core.augment import normalise, to_float
-from classmix_core.classmix import Batch, ClassMix, ClassMixConfig, Mixed, StepResult, mix_unlabelled, pseudo_label
+from classmix_core.classmix import Batch, ClassMix, Mixed, StepResult, mix_unlabelled, pseudo_label
+from classmix_core.config import MIXES, WEIGHTS, ClassMixConfig, ModelConfig, OptimConfig
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.ema import make_teacher
 from classmix_core.errors import InvalidValue
-from classmix_core.losses import WEIGHTS, labelled_loss, sigmoid_ramp
-from classmix_core.mixing import MIXES
-from classmix_core.models import ModelConfig, build_model
-from classmix_core.optim import OptimConfig, build_optimizer, build_schedule
+from classmix_core.losses import labelled_loss, sigmoid_ramp
+from classmix_core.models import build_model
+from classmix_core.optim import build_optimizer, build_schedule
 
 L, U, K, H, W = 2, 3, 5, 11, 13
 

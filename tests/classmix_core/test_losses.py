@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from classmix_core.config import WEIGHTS
 from classmix_core.constants import IGNORE_INDEX
-from classmix_core.losses import WEIGHTS, consistency_loss, consistency_weight, labelled_loss, pixel_loss, sigmoid_ramp
+from classmix_core.losses import consistency_loss, consistency_weight, labelled_loss, pixel_loss, sigmoid_ramp
 
 B, K, H, W = 5, 4, 3, 7
 PIXELS = list(product(range(B), range(H), range(W)))

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from classmix_core.config import MIXES
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.mixing import (
     COW_SIGMA_OF_HEIGHT,
-    MIXES,
     paste,
     sample_class_mask,
     sample_cow_mask,

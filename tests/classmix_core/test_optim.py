@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from classmix_core.config import OptimConfig
 from classmix_core.errors import InvalidValue
-from classmix_core.optim import OptimConfig, build_optimizer, build_schedule
+from classmix_core.optim import build_optimizer, build_schedule
 
 
 def network() -> nn.Module:

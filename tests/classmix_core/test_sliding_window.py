@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from classmix_core.config import InferenceConfig
 from classmix_core.errors import InvalidValue
 from classmix_core.evaluate import evaluate, predict
 from classmix_core.metrics import confusion_matrix
-from classmix_core.sliding_window import WHOLE, InferenceConfig, cover, mean_logits, slide, starts
+from classmix_core.sliding_window import WHOLE, cover, mean_logits, slide, starts
 
 CLASSES = 4
 

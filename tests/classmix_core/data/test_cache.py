@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torchvision.io import write_png
 
-from classmix_core.data import Data, DataConfig, cache, check_data, load_data
+from classmix_core.config import DataConfig
+from classmix_core.data import Data, cache, check_data, load_data
 from classmix_core.data.loader import TrainingSet, evaluation_batches, training_batches
 from classmix_core.errors import DataError
 from tests.conftest import random_image

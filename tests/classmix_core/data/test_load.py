@@ -11,7 +11,8 @@ import pytest
 import torch
 from torchvision.io import write_png
 
-from classmix_core.data import Data, DataConfig, check_data, load_data
+from classmix_core.config import DataConfig
+from classmix_core.data import Data, check_data, load_data
 from classmix_core.data.datasets import camvid, cityscapes, scenes, voc
 from classmix_core.data.loader import TrainingSet
 from classmix_core.errors import DataError, InvalidValue

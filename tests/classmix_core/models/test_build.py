@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from classmix_core.augment import normalise
+from classmix_core.config import TORCHVISION_NETWORKS, ModelConfig
 from classmix_core.errors import InvalidValue
-from classmix_core.models import ModelConfig, build_model, head_prefixes
-from classmix_core.models.build import TORCHVISION, EncoderInput
+from classmix_core.models import build_model, head_prefixes
+from classmix_core.models.build import EncoderInput
 
 CLASSES = 13  # divides no other number of channels
 SMALLEST = "lraspp_mobilenet_v3_large"
@@ -51,7 +52,8 @@ def test_the_global_seed_decides_the_weights() -> None:
 
 # torchvision's deeplab pools to one pixel an image, which batch norm refuses at batch 1 while training
 @pytest.mark.parametrize(
-    "name", [SMALLEST, *(pytest.param(name, marks=pytest.mark.slow) for name in TORCHVISION if name != SMALLEST)]
+    "name",
+    [SMALLEST, *(pytest.param(name, marks=pytest.mark.slow) for name in TORCHVISION_NETWORKS if name != SMALLEST)],
 )
 def test_torchvision_names_answer_at_the_size_of_the_input(name: str) -> None:
     network = build(name=name).eval()
@@ -117,7 +119,7 @@ def test_smp_that_is_not_installed_is_named_with_the_way_to_install_it(monkeypat
         "deeplabv2",
         SMALLEST,
         SMP,
-        *(pytest.param(n, marks=pytest.mark.slow) for n in TORCHVISION if n != SMALLEST),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in TORCHVISION_NETWORKS if n != SMALLEST),
     ],
 )
 def test_the_head_is_a_part_of_the_network_and_holds_its_last_layer(name: str) -> None:
@@ -175,8 +177,8 @@ def test_branches_beyond_the_pyramids_are_refused(bad: int) -> None:
     ("field", "value", "takes", "refuses"),
     [
         ("aspp_branches", 2, ["deeplabv2"], ["unet", SMALLEST, SMP]),
-        ("batch_norm", "frozen", ["deeplabv2", *TORCHVISION], ["unet", SMP]),
-        ("batch_norm", "frozen_affine", ["deeplabv2", *TORCHVISION], ["unet", SMP]),
+        ("batch_norm", "frozen", ["deeplabv2", *TORCHVISION_NETWORKS], ["unet", SMP]),
+        ("batch_norm", "frozen_affine", ["deeplabv2", *TORCHVISION_NETWORKS], ["unet", SMP]),
     ],
 )
 def test_a_field_is_refused_for_networks_that_it_does_not_fit(

@@ -12,9 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet101
 
-from classmix_core.models import ModelConfig, build_model, head_prefixes
+from classmix_core.config import ModelConfig, OptimConfig
+from classmix_core.models import build_model, head_prefixes
 from classmix_core.models.deeplabv2 import DeepLabV2, trunk
-from classmix_core.optim import OptimConfig, build_optimizer
+from classmix_core.optim import build_optimizer
 
 CITYSCAPES = 19
 CLASSES = 5

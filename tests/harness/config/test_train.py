@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from classmix_core.classmix import ClassMixConfig
+from classmix_core.config import ClassMixConfig
 from harness.config.train import (
     TrainConfig,
     add_train_config,

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 
-from classmix_core.data import DataConfig, load_data
+from classmix_core.config import DataConfig
+from classmix_core.data import load_data
 from classmix_core.data.samples import read_label
 from harness.atomic import atomic_file
 from harness.errors import UserError

@@ -15,7 +15,7 @@ import mlflow.pyfunc
 import numpy as np
 import pytest
 
-from classmix_core.data import DataConfig
+from classmix_core.config import DataConfig
 from harness.inference.registry import CHAMPION, model_name, register
 from harness.tracking import MlflowClient, Run, open_experiment
 from tests.commands import TINY, run

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_large, resnet18, resnet101
 
 from benchmarks.convert_efficientnet_lite0 import check, renamed
+from classmix_core.config import ModelConfig
 from classmix_core.errors import DataError, InvalidValue
-from classmix_core.models import ModelConfig, build_model
+from classmix_core.models import build_model
 from harness.training.checkpoint import save_weights
 from harness.training.pretrained import NESTED, absolute_source, load_weights_into
 

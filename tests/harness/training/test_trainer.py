@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from classmix_core.config import InferenceConfig
 from classmix_core.data import load_data
 from classmix_core.evaluate import evaluate
 from classmix_core.metrics import mean_iou
 from classmix_core.models import build_model
-from classmix_core.sliding_window import InferenceConfig
 from harness.config.train import TrainConfig, override
 from harness.errors import Interrupted, RunFailed
 from harness.tracking import MlflowClient, Run, open_experiment
