@@ -17,7 +17,8 @@ import torch
 from rich.table import Table
 
 from harness.cli import command
-from harness.config.train import TrainConfig, add_train_config, make_parser, override, train_config
+from harness.config.parser import make_parser
+from harness.config.train import TrainConfig, add_train_config, override, train_config
 from harness.tracking import Run, open_experiment
 from harness.train import check
 from harness.training.context import LocalContext

@@ -2,6 +2,8 @@
 
 import os
 
+__version__ = "0.1.0"
+
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

@@ -1,9 +1,16 @@
-"""Files that appear under their name only when they are whole."""
+"""Files and folders that appear under their name only when they are whole and on disk; JSON with a format version."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+
+FORMAT = 1
+"""Of run.json, trial.json and checkpoints. Raise it when what they hold changes its meaning or its names."""
 
 
 @contextmanager
@@ -13,7 +20,66 @@ def atomic_file(path: Path) -> Iterator[Path]:
     part = path.with_name(f"{path.name}.part")
     try:
         yield part
+        flush_to_disk(part)
         os.replace(part, path)
+        flush_to_disk(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def publish_folder(part: Path, final: Path) -> None:
+    """Give the folder `part`, whose files are on disk, its name; if that is taken, its files replace those there."""
+    if final.exists():  # no file may be missing at any moment
+        for path in sorted(part.iterdir()):
+            os.replace(path, final / path.name)
+        part.rmdir()
+        flush_to_disk(final)
+    else:
+        part.rename(final)
+    flush_to_disk(final.parent)
+
+
+def flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping with the version of the format."""
+    write_text(path, json.dumps({"format": FORMAT, **content}, indent=1))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote, without the version.
+
+    Raises:
+        UserError: the file is damaged, or of another format.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: must be a JSON file, but got: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a JSON mapping, but got {content!r:.50}.")
+    require_format(content.pop("format", None), path)
+    return content
+
+
+def require_format(found: object, path: Path) -> None:
+    """
+    Raises:
+        UserError: `found` is not the format that this version writes.
+    """
+    if found != FORMAT:
+        version = "an earlier" if found is None or (isinstance(found, int) and found < FORMAT) else "a later or another"
+        given = "none" if found is None else repr(found)
+        raise UserError(f"{path}: format must be {FORMAT}, but got {given}: it was written by {version} version.")

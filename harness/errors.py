@@ -1,16 +1,19 @@
-"""What ends a command, a run or a trial. `cli.command` turns each into its exit code and one line."""
+"""What ends a command, a run or a trial, and with which exit code. `cli.command` turns the one into the other."""
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes."""
 
 
 class UserError(Exception):
-    """Refused input, exit code 2: the message is one line with the key or file, the rule and the value."""
+    """Refused input (exit code 2); the message is one line with the key or file, the rule and the value."""
 
 
 class RunFailed(Exception):
-    """Work that came to nothing for a reason that is no bug of ours, exit code 1; the message is one line."""
+    """Work that came to nothing for a reason that is no bug of ours (exit code 1); the message is one line."""
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has saved its state, exit code 130."""
+    """The run was asked to stop and has saved its state (exit code 130); the message, if any, says how to go on."""
 
 
 class TrialPruned(Exception):

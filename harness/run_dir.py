@@ -5,9 +5,6 @@ STORAGE/NAME/config.yaml     what `--config` reads
 STORAGE/NAME/splits/*.txt    the names of the images of each role
 """
 
-import fcntl
-import json
-import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classmix_core.data import Data
-from classmix_core.data.splits import write_names
+from filelock import FileLock, Timeout
+
+from harness.atomic import read_json, write_json
 from harness.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.tracking import Run
+    from classmix_core.data import Data
 
 RECORD = "run.json"
 
@@ -38,17 +36,25 @@ class RunRecord:
     finished: bool = False
 
     def write(self, folder: Path) -> None:
-        part = folder / f"{RECORD}.part"
-        part.write_text(json.dumps(asdict(self), indent=2))
-        os.replace(part, folder / RECORD)
+        write_json(folder / RECORD, asdict(self))
 
     def end(self, folder: Path) -> None:
         replace(self, finished=True).write(folder)
 
 
 def read_run_record(folder: Path) -> RunRecord | None:
+    """None: there is none.
+
+    Raises:
+        UserError: it is damaged, or of another format.
+    """
     path = folder / RECORD
-    return RunRecord(**json.loads(path.read_text())) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return RunRecord(**read_json(path))
+    except TypeError as error:
+        raise UserError(f"{path}: must be the record of a run, but got: {error}") from error
 
 
 def new_folder(storage: Path, name: str | None, kind: str) -> Path:
@@ -91,33 +97,20 @@ def find_unfinished(storage: Path, name: str | None, kind: str) -> tuple[Path, R
         if run_record.finished:
             raise UserError(f"--resume: {storage / name} must be unfinished, but it ran to its end.")
         return storage / name, run_record
-    found = []
+    found, unreadable = [], []
     for path in storage.glob(f"*/{RECORD}"):
-        run_record = read_run_record(path.parent)
+        try:
+            run_record = read_run_record(path.parent)
+        except UserError as error:  # another's folder is no reason not to find ours
+            unreadable.append(str(error))
+            continue
         if run_record and run_record.kind == kind and not run_record.finished:
             found.append((path.stat().st_mtime, path.parent, run_record))
     if not found:
-        raise UserError(f"--resume: {storage} must hold an unfinished {kind} run, but holds none.")
-    _, folder, run_record = max(found)
+        hint = f" (left out: {'; '.join(unreadable)})" if unreadable else ""
+        raise UserError(f"--resume: {storage} must hold an unfinished {kind} run, but holds none{hint}.")
+    _, folder, run_record = max(found, key=lambda one: one[0])
     return folder, run_record
-
-
-def reopened(run_record: RunRecord) -> "Run":
-    """The MLflow run of a run_record, running again.
-
-    Raises:
-        UserError: its store does not answer.
-    """
-    from harness.tracking import STORE_ERRORS, Run, require_answer
-
-    run = Run(run_record.tracking_uri, run_record.run_id)
-    try:
-        require_answer(run_record.tracking_uri)
-        run.restart()
-    except (*STORE_ERRORS, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{run_record.tracking_uri}: the MLflow store of the run must answer, but: {reason}") from error
-    return run
 
 
 @contextmanager
@@ -127,16 +120,21 @@ def run_lock(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another command is at work on it.
     """
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"--resume: {folder} must not be running, but another command is at work on it.") from error
+    lock = FileLock(folder / "lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"--resume: {folder} must not be running, but another command is at work on it.") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
-def write_splits(folder: Path, data: Data) -> list[Path]:
+def write_splits(folder: Path, data: "Data") -> list[Path]:
     """One text file of names for each role."""
+    from classmix_core.data.splits import write_names
+
     target = folder / "splits"
     target.mkdir(parents=True, exist_ok=True)
     paths = []

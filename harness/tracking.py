@@ -4,8 +4,7 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from urllib.request import getproxies
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunStatus, RunTag, ViewType
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -36,11 +36,6 @@ def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
-def default_uri() -> str:
-    """The store that a plain `mlflow ui` in the current folder shows."""
-    return f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-
-
 def require_answer(uri: str) -> None:
     """Raise OSError or ValueError unless something listens where a server shall be: MLflow would try for minutes."""
     place = urlsplit(uri)
@@ -49,7 +44,7 @@ def require_answer(uri: str) -> None:
         socket.create_connection((place.hostname, port), timeout=10).close()
 
 
-def open_experiment(uri: str, name: str) -> str:
+def find_or_create_experiment(uri: str, name: str) -> str:
     """The id of an experiment, made if need be. Call it in the driver alone: a new database is no place for a race."""
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(name)
@@ -75,7 +70,7 @@ class Run:
     """
 
     def __init__(self, uri: str, run_id: str) -> None:
-        self.client, self.run_id = MlflowClient(uri), run_id
+        self.client, self.uri, self.run_id = MlflowClient(uri), uri, run_id
         self.pending: list[Metric] = []
         self.known: dict[str, int] = {}
         """The last step of each metric that was logged before; `images` are known as (key, step)."""
@@ -131,6 +126,13 @@ class Run:
     def file(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.run_id, str(path), folder)
 
+    def files(self, home: Path, *names: str) -> None:
+        """Files of a run's folder, and its lists of images."""
+        for name in names:
+            self.file(home / name)
+        for path in sorted((home / "splits").iterdir()):
+            self.file(path, "splits")
+
     def folder(self, path: Path, name: str) -> None:
         self.client.log_artifacts(self.run_id, str(path), name)
 
@@ -149,15 +151,6 @@ class Run:
         if (key, str(step)) in self.images:
             return
         self.client.log_image(self.run_id, image.permute(1, 2, 0).numpy(), key=key, step=step)
-
-    @contextmanager
-    def failing(self) -> Iterator[None]:
-        """End the run as KILLED or FAILED if the block is left by an error."""
-        try:
-            yield
-        except BaseException as error:
-            self.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
 
     def failed(self, error: BaseException) -> None:
         """Note on the run's page, in one line, why it failed."""
@@ -185,9 +178,10 @@ def find_run(uri: str, experiment_id: str, folder: Path) -> Run | None:
     return None
 
 
-def children(uri: str, experiment_id: str, parent_id: str, trial: str | None = None) -> list[Any]:
+def children(uri: str, experiment_id: str, parent_id: str, trial: str | None = None) -> list[MlflowRun]:
     """All runs of a search, but its parent; or those of one trial."""
-    client, found, token = MlflowClient(uri), [], None
+    client, token = MlflowClient(uri), None
+    found: list[MlflowRun] = []
     query = f"tags.`{PARENT}` = '{parent_id}'" + (f" AND tags.`{TRIAL}` = '{trial}'" if trial else "")
     while True:
         page = client.search_runs([experiment_id], query, ViewType.ACTIVE_ONLY, 1000, page_token=token)
@@ -197,17 +191,18 @@ def children(uri: str, experiment_id: str, parent_id: str, trial: str | None = N
             return found
 
 
-__all__ = [
-    "DESCRIPTION",
-    "FOLDER",
-    "PARENT",
-    "REASON",
-    "STORE_ERRORS",
-    "TRIAL",
-    "MlflowException",
-    "Run",
-    "children",
-    "default_uri",
-    "open_experiment",
-    "require_answer",
-]
+def finish_killed_children(
+    uri: str, experiment_id: str, parent_id: str, outcomes: Mapping[str, tuple[str, str | None]]
+) -> None:
+    """Put right the runs of trials that were killed before they could end them.
+
+    Args:
+        outcomes: status, and the reason of a failure, of each trial that ended; all others were killed.
+    """
+    for found in children(uri, experiment_id, parent_id):
+        status, reason = outcomes.get(found.data.tags.get(TRIAL, ""), ("KILLED", None))
+        if found.info.status == "RUNNING" or (found.info.status == "KILLED" and status != "KILLED"):
+            run = Run(uri, found.info.run_id)
+            if status == "FAILED":
+                run.tags({REASON: reason or ""})
+            run.finish(status)

@@ -7,82 +7,80 @@ Exit code: 0 done; 1 failed, 130 interrupted (both can be resumed); 2 refused in
 """
 
 import dataclasses
-import json
-import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from rich.markup import escape
+from jsonargparse import Namespace
 
-import harness  # noqa: F401
-from classmix_core.errors import DataError
-from harness import run_dir
-from harness.cli import command
+from harness.cli.command import run_command
+from harness.cli.options import CommonOptions, add_common_options
+from harness.config.parser import Parser, make_parser
 from harness.config.search import Resources, SearchConfig, read_space
-from harness.config.train import Parser, TrainConfig, flatten, make_parser, to_yaml, train_config
-from harness.errors import UserError
-from harness.search.search_space import initial_points, search_parameters
-from harness.train import add_common, check, open_experiment
+from harness.config.train import TrainConfig, check_types, flatten, load_config, to_yaml, train_config
+from harness.errors import DONE, INTERRUPTED, UserError
 
-DESCRIPTION = "Search hyperparameters of ClassMix: every value of TrainConfig can be an axis."
+if TYPE_CHECKING:
+    from harness.run_dir import RunRecord
 
 
-def build_parser() -> Parser:
-    parser = make_parser("python -m harness.tune", DESCRIPTION)
-    parser.add_argument("--space", type=str | None, help="Search-space YAML, such as search_spaces/tau_ema.yaml.")
+def build_parser(shared: TrainConfig | None = None) -> Parser:
+    """
+    Args:
+        shared: defaults of `--train.KEY`.
+    """
+    description = "Search hyperparameters of ClassMix: every value of TrainConfig can be an axis."
+    parser = make_parser("python -m harness.tune", description)
+    parser.add_argument("--space", type=str | None, help="Search-space YAML, or the name of a shipped one: tau_ema.")
     parser.add_argument("--trials", type=int | None, help="Number of trials, instead of the file's.")
     parser.add_argument(
         "--gpus-per-trial", type=float | None, help="GPUs of each trial, or a fraction, for the file's."
     )
-    add_common(parser, "study")
+    add_common_options(parser, "study")
     parser.add_class_arguments(TrainConfig, "train")
+    if shared is not None:
+        parser.set_defaults({f"train.{key}": value for key, value in flatten(shared).items()})
     return parser
 
 
-def as_flags(values: dict[str, Any], prefix: str) -> list[str]:
-    """Nested values as the flags that set them."""
-    flags = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flags += as_flags(value, f"{prefix}{key}.")
-        else:
-            flags.append(f"--{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}")
-    return flags
-
-
 def main(args: Sequence[str] | None = None) -> int:
-    options = build_parser().read(args)
-    storage = Path(options.storage_path).absolute()
+    parsed = build_parser().read(args)
+    options = CommonOptions.of(parsed)
     if options.resume:
-        folder, run_record = run_dir.find_unfinished(storage, options.name, "tune")
-        refuse_changes(options)
-        search, base = read_study(folder)
-        enough(search.resources, options.address)
-        if not (folder / "trials.csv").is_file():  # after the search val is not needed, and test is read then
-            check(base, ("val",))
+        refuse_changes(parsed)
     else:
-        search, base, source = new_study(options, args)
-        initial_points(search, search_parameters(search, base, source), source)  # refuses what cannot be searched
-        folder = run_dir.new_folder(storage, options.name, "tune")
-        enough(search.resources, options.address)
-        check(base, ("val",))
-        if search.confirm.wanted:
-            warn_of_test(base)
-        check_metric(search.metric, base)
-    from harness.search.study import ray_for, run_study
-    from harness.tracking import default_uri  # slow to import, and nothing may be begun before it can go on
+        search, base, source = new_study(parsed, args)
+    # from here on with torch and MLflow, which take seconds to import, and nothing may be begun before it can go on
+    from harness import run_dir
+    from harness.cli import preflight
+    from harness.cli.lifecycle import open_experiment
+    from harness.cli.signals import Interrupts
+    from harness.distributed.connection import connected_for_trials
+    from harness.search.search_space import initial_points, search_parameters
+    from harness.search.study import Study
 
-    uri = options.tracking_uri or default_uri()
+    if options.resume:
+        folder, run_record = run_dir.find_unfinished(options.storage, options.name, "tune")
+        search, base = read_space(folder / "space.yaml"), load_config(folder / "config.yaml")
+        preflight.check_trial_resources(search.resources, options.address)
+        if not (folder / "trials.csv").is_file():  # after the search val is not needed, and test is read then
+            preflight.check_data_and_network(base, ("val",))
+    else:
+        initial_points(search, search_parameters(search, base, source), source)  # refuses what cannot be searched
+        folder = run_dir.new_folder(options.storage, options.name, "tune")
+        preflight.check_trial_resources(search.resources, options.address)
+        preflight.check_data_and_network(base, ("val",))
+        if search.confirm.wanted:
+            preflight.warn_of_missing_test(base)
+        preflight.check_metric(search.metric, base)
+    uri = options.uri
     # a new store takes seconds: it is made while Ray starts, where Ray can no more be the reason to refuse
     sure = options.address is None and search.resources.workers_per_trial == 1
     try:
-        with command.Interrupts("stopping the trials") as interrupts, ThreadPoolExecutor(1) as pool:
+        with Interrupts("stopping the trials") as interrupts, ThreadPoolExecutor(1) as pool:
             opening = pool.submit(open_experiment, uri, folder.name) if sure and not options.resume else None
-            with ray_for(search.resources, options) as room:
+            with connected_for_trials(search.resources, options.address, options.verbose) as max_concurrent_trials:
                 interrupts.install()
                 interrupts.deferred = True  # until the study, which exists from now on, can say how to go on with it
                 if not options.resume:
@@ -92,116 +90,73 @@ def main(args: Sequence[str] | None = None) -> int:
                     if not options.resume:
                         run_record = start_study(search, base, folder, uri, experiment)
                     resume = run_dir.resume_command("harness.tune", folder, options.storage_path, options.address)
-                    return run_study(search, base, folder, run_record, options, resume, interrupts, room)
+                    study = Study(search, base, folder, run_record, resume, interrupts, max_concurrent_trials)
+                    study.run(options)
     except (KeyboardInterrupt, SystemExit):  # before the study began; the latter from Ray's own handler of SIGTERM
-        return command.INTERRUPTED
+        return INTERRUPTED
+    return DONE
 
 
-def new_study(options: Any, args: Sequence[str] | None) -> tuple[SearchConfig, TrainConfig, Path]:
+def new_study(parsed: Namespace, args: Sequence[str] | None) -> tuple[SearchConfig, TrainConfig, Path]:
     """The search and the configuration that its trials share: the file's, then --train FILE, then flags.
 
     Raises:
         UserError: see `read_space` and `Parser.read`.
     """
-    if options.space is None:
+    if parsed.space is None:
         raise UserError("--space: must name a search-space file, such as search_spaces/tau_ema.yaml, but is not given.")
-    source = Path(options.space)
+    source = Path(parsed.space)
     search = read_space(source)
-    flags, given = as_flags(search.train, "train."), sys.argv[1:] if args is None else args
-    try:
-        base = shared_config(flags)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from error
-    base = shared_config([*flags, *given])
+    base = shared_config(build_parser(check_types(search.train, f"{source}: train")), args)
     for name in ("gpus", "workers"):
         if getattr(base, name) is not None:
             rule = "what a trial runs on is set by resources in the space file, or --gpus-per-trial"
             raise UserError(f"train.{name}: {rule}, but got {getattr(base, name)!r}.")
-    if options.trials is not None:
-        if options.trials < 1:
-            raise UserError(f"--trials: `trials >= 1` must hold, but got {options.trials}.")
-        search = dataclasses.replace(search, trials=options.trials)
-    if options.gpus_per_trial is not None:
+    if parsed.trials is not None:
+        if parsed.trials < 1:
+            raise UserError(f"--trials: `trials >= 1` must hold, but got {parsed.trials}.")
+        search = dataclasses.replace(search, trials=parsed.trials)
+    if parsed.gpus_per_trial is not None:
         try:
-            resources = dataclasses.replace(search.resources, gpus=options.gpus_per_trial)
+            resources: Resources = dataclasses.replace(search.resources, gpus=parsed.gpus_per_trial)
         except ValueError as error:
             raise UserError(f"--gpus-per-trial: {error}") from error
         search = dataclasses.replace(search, resources=resources)
     return search, base, source
 
 
-def shared_config(words: Sequence[str]) -> TrainConfig:
+def shared_config(parser: Parser, args: Sequence[str] | None) -> TrainConfig:
     """The configuration under --train."""
-    values = build_parser().read(words).as_dict()["train"]
-    try:
-        return train_config(values)
-    except UserError as error:
-        raise UserError(f"train.{error}") from error
+    return train_config(parser.read(args).as_dict()["train"], "train.")
 
 
-def refuse_changes(options: Any) -> None:
+def refuse_changes(parsed: Namespace) -> None:
+    """
+    Raises:
+        UserError: a flag would change the study that is resumed.
+    """
     for name in ("space", "trials", "gpus_per_trial", "tracking_uri"):
-        value = getattr(options, name)
+        value = getattr(parsed, name)
         if value is not None:
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag}: a resumed study keeps its configuration, but got {value!r}.")
     default = flatten(TrainConfig())
-    for key, value in flatten(train_config(options.as_dict()["train"])).items():
+    for key, value in flatten(train_config(parsed.as_dict()["train"], "train.")).items():
         if value != default[key]:
             raise UserError(f"train.{key}: a resumed study keeps its configuration, but got {value!r}.")
 
 
-def read_study(folder: Path) -> tuple[SearchConfig, TrainConfig]:
-    search = read_space(folder / "space.yaml")
-    return search, shared_config([f"--train={folder / 'config.yaml'}"])
-
-
-def enough(resources: Resources, address: str | None) -> None:
-    """Refuse a trial that fits nowhere."""
-    if address is None:
-        there: Mapping[str, float] = {"GPU": torch.cuda.device_count(), "CPU": os.cpu_count() or 1}
-        where = "this machine"
-    else:
-        from harness.distributed.torch_trainer import cluster_resources
-
-        there, where = cluster_resources(address), f"the cluster at {address}"
-    cpus = resources.cpus if address is None else resources.all_cpus  # a Ray of our own counts as many as needed
-    for name, asked, unit in (("gpus", resources.gpus, "GPU"), ("cpus", cpus, "CPU")):
-        have = there.get(unit, 0)
-        if asked > have:
-            raise UserError(f"resources.{name}: {asked:g} asked for each trial, but {where} has {have:g} {unit}s.")
-
-
-def warn_of_test(base: TrainConfig) -> None:
-    """The search needs no test, so it can start before that is there; better to hear of it now than in the end."""
-    from harness.training.trainer import load_data_once
-
-    try:
-        load_data_once(base.data, ("test",))  # which opens no file
-    except DataError as error:
-        command.err.print(f"[yellow]warning:[/] {escape(str(error))} The confirmation after the search will need it.")
-
-
-def check_metric(metric: str, base: TrainConfig) -> None:
-    from harness.training.trainer import load_data_once
-
-    known = ["val/miou", "val/accuracy", *(f"val/iou/{name}" for name in load_data_once(base.data, ("val",)).classes)]
-    if metric not in known:
-        raise UserError(f"metric: must be one of {', '.join(known)}, but got {metric!r}.")
-
-
-def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str, experiment: str) -> run_dir.RunRecord:
+def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str, experiment: str) -> "RunRecord":
     """Write the study's files and make the parent run in an MLflow experiment."""
-    from harness import tracking
-    from harness.training.trainer import load_data_once
+    from harness import run_dir, tracking
+    from harness.training.dataloaders import load_data_once
 
     space_file, config_file = folder / "space.yaml", folder / "config.yaml"
     space_file.write_text(to_yaml(dataclasses.replace(search, train={})))
     config_file.write_text(to_yaml(base))
     run_dir.write_splits(folder, load_data_once(base.data, ("val",)))
-    repeat = (
-        f"python -m harness.tune --space {run_dir.display_path(space_file)} --train {run_dir.display_path(config_file)}"
-    )
+    files = [run_dir.display_path(file) for file in (space_file, config_file)]
+    repeat = f"python -m harness.tune --space {files[0]} --train {files[1]}"
     tags = {**tracking.repeated_by(repeat), "harness.role": "search", tracking.FOLDER: str(folder)}
     run = tracking.find_run(uri, experiment, folder) or tracking.Run.create(uri, experiment, folder.name, tags)
     run_record = run_dir.RunRecord("tune", uri, experiment, run.run_id)
@@ -209,5 +164,10 @@ def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str,
     return run_record
 
 
+def cli() -> None:
+    """`classmix-tune`."""
+    run_command(main)
+
+
 if __name__ == "__main__":
-    command.run_command(main)
+    cli()

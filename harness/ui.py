@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-import harness  # noqa: F401
-from harness.cli import command
-from harness.config.train import make_parser
-from harness.errors import UserError
+from harness.cli.command import run_command
+from harness.cli.display import out
+from harness.cli.options import default_uri
+from harness.config.parser import make_parser
+from harness.errors import DONE, FAILED, UserError
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -21,20 +22,24 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.read(args)
     if not 1 <= options.port <= 65535:
         raise UserError(f"--port: `1 <= port <= 65535` must hold, but got {options.port}.")
-    from harness.tracking import default_uri
 
     uri = options.tracking_uri or default_uri()
-    command.out.print(f"http://127.0.0.1:{options.port}  over {uri}  (Ctrl-C ends it)")
+    out.print(f"http://127.0.0.1:{options.port}  over {uri}  (Ctrl-C ends it)")
     # one worker and no job processes: a third of the memory and start time of the default
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     words = ["server", "--host", "127.0.0.1", "--port", str(options.port), "--workers", "1", "--backend-store-uri", uri]
     server = subprocess.Popen([sys.executable, "-m", "mlflow", *words], env=environment)
     try:
-        return command.DONE if server.wait() == 0 else command.FAILED
+        return DONE if server.wait() == 0 else FAILED
     finally:
         server.terminate()
         server.wait()
 
 
+def cli() -> None:
+    """`classmix-ui`."""
+    run_command(main)
+
+
 if __name__ == "__main__":
-    command.run_command(main)
+    cli()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from harness.cli import command
+from harness.cli.command import run_command
 
 TINY = (
     "--steps=6",
@@ -39,7 +39,7 @@ def call(main: Callable[[Sequence[str]], int], capsys: pytest.CaptureFixture[str
     """Run a command's main here, with its errors shown as they are to a user."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        command.run_command(lambda: main(list(args)))
+        run_command(main, list(args))
     captured = capsys.readouterr()
     assert isinstance(stop.value.code, int)
     return Result(stop.value.code, captured.out, captured.err)

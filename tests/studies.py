@@ -5,7 +5,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from harness.tracking import PARENT, TRIAL, MlflowClient
+from mlflow import MlflowClient
+
+from harness.tracking import PARENT, TRIAL
 from tests.commands import wait_for
 
 BASE = """

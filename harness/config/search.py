@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from classmix_core.errors import require
-from harness.config.train import from_mapping, make_parser
+from harness.config.parser import make_parser
+from harness.config.train import from_mapping
 from harness.errors import UserError
 
 TRIALS = 16
@@ -147,14 +148,13 @@ def read_space(path: Path) -> SearchConfig:
         UserError: no such file, an unknown key, a wrong type, a broken rule.
     """
     if not path.is_file():
-        raise UserError(f"--space: must be an existing file, but got {str(path)!r}.")
+        raise UserError(f"--space: must be an existing file or a shipped space (tau_ema, ...), but got {str(path)!r}.")
     parser = make_parser("space", "")
-    parser.add_argument("--config", action="config")
     parser.add_class_arguments(SearchConfig, None)
     try:
-        return search_config(parser.read([f"--config={path}"]).as_dict())
+        return search_config(parser.read_file(path).as_dict())
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(error if str(path) in str(error) else f"{path}: {error}") from error
 
 
 def search_config(values: Mapping[str, Any]) -> SearchConfig:

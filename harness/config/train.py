@@ -1,28 +1,25 @@
 """TrainConfig: the core's configurations and the settings of a run; from YAML and flags to frozen dataclasses."""
 
-import argparse
 import dataclasses
-import difflib
-import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args
 
-import jsonargparse
 import yaml
 
 from classmix_core.config import ClassMixConfig, DataConfig, InferenceConfig, ModelConfig, OptimConfig
 from classmix_core.errors import InvalidValue, require
+from harness.config.parser import Parser, make_parser
 from harness.errors import UserError
-from harness.training.pretrained import absolute_source
-
-jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 T = TypeVar("T")
+Values = dict[str, Any]
+"""Of a configuration, by dotted key: what YAML can hold."""
+DOWNLOADS = ("torchvision:", "timm:")
+"""Prefixes of `model.weights` that name a download; anything else is a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,42 +102,6 @@ class TrainConfig:
             require(self.workers == self.gpus, "workers", f"workers == gpus ({self.gpus}), one on each", self.workers)
 
 
-class Parser(jsonargparse.ArgumentParser):
-    """jsonargparse, but for errors: UserError with one line and the nearest key there is."""
-
-    def read(self, args: Sequence[str] | None = None) -> jsonargparse.Namespace:
-        """Parse the command line (or a list of its words).
-
-        Raises:
-            UserError: an unknown key, a value of a wrong type, an unreadable file.
-        """
-        try:
-            return self.parse_args(args)
-        except (argparse.ArgumentError, yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-            line = " ".join(str(error).split())
-            line = re.sub(
-                r"Does not validate .*Subtypes: (\[.*?\]) Errors: .*Given value: ",
-                r"Expected one of \1. Got value: ",
-                line,
-            )
-            if re.match("Option|Group|Problems", line):  # they come from a file, which is not named
-                line = f"{config_file(args)}: {line}"
-            unknown = re.search(r"[Oo]ption '(.+?)'|unrecognized arguments: -*([^\s=]+)", line)
-            known = [action.dest for action in self._actions]
-            nearest = difflib.get_close_matches(unknown[1] or unknown[2], known, 1, 0.5) if unknown else []
-            raise UserError(line + (f" (nearest key: {nearest[0]})" if nearest else "")) from error
-
-
-def make_parser(command: str, description: str) -> Parser:
-    return Parser(prog=command, description=description, exit_on_error=False, allow_abbrev=False)
-
-
-def config_file(args: Sequence[str] | None) -> str:
-    """The last file named by --config."""
-    words = " ".join(sys.argv[1:] if args is None else args).replace("=", " ").split()
-    return next((after for word, after in reversed(list(pairwise(words))) if word == "--config"), "command line")
-
-
 def from_mapping(config_class: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """Build a configuration out of nested, type-checked mappings.
 
@@ -195,36 +156,53 @@ def plain(value: Any) -> Any:
 
 
 def add_train_config(parser: Parser) -> None:
-    parser.add_argument("--config", action="config", help="YAML file with any of the keys below.")
+    parser.add_argument("--config", action="config", help="YAML file, or shipped recipe, with any of the keys below.")
     parser.add_class_arguments(TrainConfig, None)
 
 
-def train_config(values: Mapping[str, Any]) -> TrainConfig:
-    """The TrainConfig among the values of a parsed command line, its paths absolute: workers may run elsewhere.
+def train_config(values: Mapping[str, Any], prefix: str = "") -> TrainConfig:
+    """The TrainConfig among parsed values, its paths absolute: workers may run elsewhere.
 
     Raises:
         UserError: see `from_mapping`.
     """
-    config = from_mapping(TrainConfig, values)
+    config = from_mapping(TrainConfig, values, prefix)
     root, split_file, cache_dir = map(absolute, (config.data.root, config.data.split_file, config.data.cache_dir))
     data = dataclasses.replace(config.data, root=root, split_file=split_file, cache_dir=cache_dir)
-    model = dataclasses.replace(config.model, weights=absolute_source(config.model.weights))
-    return dataclasses.replace(config, data=data, model=model)
+    weights = config.model.weights
+    if weights is not None and not weights.startswith(DOWNLOADS):
+        weights = absolute(weights)
+    return dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, weights=weights))
 
 
 def absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).absolute())
 
 
+@cache
+def config_parser() -> Parser:
+    """For a TrainConfig alone, in files and mappings."""
+    parser = make_parser("config", "")
+    parser.add_class_arguments(TrainConfig, None)
+    return parser
+
+
+def check_types(values: Mapping[str, Any], source: str) -> TrainConfig:
+    """A TrainConfig of nested values as YAML gives them.
+
+    Raises:
+        UserError: see `Parser.read` and `from_mapping`.
+    """
+    return train_config(config_parser().read_mapping(values, source).as_dict())
+
+
 def load_config(path: Path) -> TrainConfig:
     """Read a run configuration.
 
     Raises:
-        UserError: as `Parser.read` and `from_mapping`.
+        UserError: as `check_types`.
     """
-    parser = make_parser("config", "")
-    add_train_config(parser)
-    return train_config(parser.read([f"--config={path}"]).as_dict())
+    return train_config(config_parser().read_file(path).as_dict())
 
 
 def override(config: T, values: Mapping[str, Any]) -> T:
@@ -233,11 +211,16 @@ def override(config: T, values: Mapping[str, Any]) -> T:
     Raises:
         UserError: a value breaks a rule.
     """
-    nested = dataclasses.asdict(config)  # type: ignore[call-overload]
+    plain_values: Values = dataclasses.asdict(config)  # type: ignore[call-overload]
+    return from_mapping(type(config), nested(values, plain_values))
+
+
+def nested(values: Mapping[str, Any], into: Values) -> Values:
+    """Values by dotted key entered into nested ones, in place."""
     for key, value in values.items():
         *path, last = key.split(".")
-        target = nested
+        target = into
         for name in path:
-            target = target[name]
+            target = target.setdefault(name, {})
         target[last] = value
-    return from_mapping(type(config), nested)
+    return into

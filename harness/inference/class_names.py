@@ -3,10 +3,9 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from classmix_core.data import Data
-from harness.atomic import atomic_file
+from harness.atomic import write_text
 from harness.errors import UserError
 from harness.training.figures import Palette
 
@@ -25,8 +24,7 @@ class Classes:
 def write_classes(folder: Path, data: Data) -> Path:
     """Write those of a data set, atomically; returns the file."""
     path = folder / CLASSES
-    with atomic_file(path) as part:
-        part.write_text(json.dumps(asdict(Classes(data.classes, data.palette)), indent=1), encoding="utf-8")
+    write_text(path, json.dumps(asdict(Classes(data.classes, data.palette)), indent=1))
     return path
 
 
@@ -39,15 +37,11 @@ def read_classes(path: Path) -> Classes:
     if not path.is_file():
         raise UserError(f"{path}: the file must exist, with the names and colours of the classes.")
     try:
-        found = from_json(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        names = tuple(str(name) for name in content["names"])
+        palette = tuple((int(red), int(green), int(blue)) for red, green, blue in content["palette"])
+        if not len(names) == len(palette) > 0 or not all(0 <= value <= 255 for colour in palette for value in colour):
+            raise ValueError
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path}: must hold `names` and, for each, an RGB colour 0..255 in `palette`.") from None
-    return found
-
-
-def from_json(content: Any) -> Classes:
-    names = tuple(str(name) for name in content["names"])
-    palette = tuple((int(red), int(green), int(blue)) for red, green, blue in content["palette"])
-    if not len(names) == len(palette) > 0 or not all(0 <= value <= 255 for colour in palette for value in colour):
-        raise ValueError
     return Classes(names, palette)

@@ -4,10 +4,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
+from classmix_core.config import InferenceConfig, Size
+from classmix_core.data.loader import resize_image
 from classmix_core.errors import InvalidValue
+from classmix_core.evaluate import predict
 from classmix_core.models import build_model
 from harness.config.train import TrainConfig, load_config
 from harness.errors import UserError
@@ -22,7 +26,21 @@ class LoadedModel:
     config: TrainConfig
     classes: Classes
     network: nn.Module
-    """On the CPU, in evaluation mode."""
+    """In evaluation mode; on the CPU at first."""
+
+    @torch.no_grad()
+    def label_image(self, image: Tensor, resize: Size | None, inference: InferenceConfig) -> Tensor:
+        """Label a uint8 image (3, H, W): uint8 (H, W) on the CPU.
+
+        Args:
+            resize: H, W that the image is resized to; its labels are of its own size all the same.
+            inference: the passes over it.
+        """
+        device = next(self.network.parameters()).device
+        size = (image.shape[-2], image.shape[-1])
+        batch = resize_image(image, resize)[None].to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            return predict(self.network, batch, size, inference)[0].byte().cpu()
 
 
 def load_run_dir(folder: Path) -> LoadedModel:
@@ -61,9 +79,8 @@ def fetch(uri: str, run_id: str, target: Path) -> None:
         UserError: no such store or run, or the run has not logged them.
     """
     import mlflow.artifacts
-    from sqlalchemy.exc import SQLAlchemyError
 
-    from harness.tracking import MlflowClient, MlflowException, require_answer
+    from harness.tracking import STORE_ERRORS, MlflowClient, require_answer
 
     store = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not store.is_file():  # MLflow would make it
@@ -71,7 +88,7 @@ def fetch(uri: str, run_id: str, target: Path) -> None:
     try:
         require_answer(uri)
         run = MlflowClient(uri).get_run(run_id)
-    except (MlflowException, SQLAlchemyError, OSError, ValueError) as error:
+    except (*STORE_ERRORS, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--run: must be the id of a run in {uri}, but got {run_id!r}: {reason}") from error
     for name in (CONFIG, CLASSES, f"model/artifacts/{checkpoint.BEST}"):
@@ -79,8 +96,13 @@ def fetch(uri: str, run_id: str, target: Path) -> None:
             found = mlflow.artifacts.download_artifacts(
                 run_id=run_id, artifact_path=name, dst_path=str(target), tracking_uri=uri
             )
-        except (MlflowException, OSError) as error:
+        except STORE_ERRORS as error:
             rule = f"{run.info.run_name} must have logged {name}, as a finished training does"
             raise UserError(f"--run: {rule}, but it has not: {str(error).splitlines()[0]}") from error
         if Path(found).parent != target:
             shutil.move(found, target)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether it is a GPU's or the CPU's, which has no class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -9,14 +9,10 @@ from torch.export import Dim
 
 from classmix_core.augment import MEAN, STD
 from harness.atomic import atomic_file
-from harness.errors import UserError
+from harness.errors import RunFailed, UserError
 
 TOLERANCE = 1e-4
 """Largest difference from torch that is taken, relative to the largest logit where that is above 1."""
-
-
-class ExportError(RuntimeError):
-    """The network cannot be exported; the message is one line."""
 
 
 class FromBytes(nn.Module):
@@ -62,7 +58,7 @@ def export(network: nn.Module, path: Path, classes: tuple[str, ...]) -> float:
         the largest difference from torch.
 
     Raises:
-        ExportError: it is above TOLERANCE, or torch cannot export such a network.
+        RunFailed: it is above TOLERANCE, or torch cannot export such a network.
     """
     model = FromBytes(network).eval()
     program = trace(model, path)
@@ -71,7 +67,7 @@ def export(network: nn.Module, path: Path, classes: tuple[str, ...]) -> float:
         program.save(part)
         difference, allowed = compare(model, part)
         if not difference <= allowed:  # also where it is not a number
-            raise ExportError(f"{path}: must agree with torch to {allowed:.1e}, but differs by {difference:.1e}.")
+            raise RunFailed(f"{path}: must agree with torch to {allowed:.1e}, but differs by {difference:.1e}.")
     return difference
 
 
@@ -89,7 +85,7 @@ def trace(model: nn.Module, path: Path) -> torch.onnx.ONNXProgram:
         )
     except torch.onnx.OnnxExporterError as error:
         reason = " ".join(str(error).split())[:300]
-        raise ExportError(f"{path}: torch cannot export this network: {reason}") from error
+        raise RunFailed(f"{path}: torch cannot export this network: {reason}") from error
     assert program is not None
     return program
 

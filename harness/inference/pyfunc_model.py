@@ -11,7 +11,6 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from harness.inference.loaded_model import load_files
-from harness.inference.looks import Look, label_image
 
 
 class Segmentation(PythonModel):
@@ -21,14 +20,13 @@ class Segmentation(PythonModel):
 
     def load_context(self, context: Any) -> None:
         files = context.artifacts
-        self.trained = load_files(files["config"], files["classes"], files["weights"])
-        self.look = Look(self.trained.config.data.resize, self.trained.config.eval.inference())
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.trained.network.to(self.device)
+        self.model = load_files(files["config"], files["classes"], files["weights"])
+        self.model.network.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         images = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.uint8)).permute(0, 3, 1, 2)
-        labels = [label_image(self.trained, image, self.look, self.device) for image in images]
+        config = self.model.config
+        labels = [self.model.label_image(image, config.data.resize, config.eval.inference()) for image in images]
         return torch.stack(labels).numpy()
 
 

@@ -9,16 +9,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types import Schema, TensorSpec
 
 from classmix_core.config import DataConfig
 from classmix_core.data.samples import Samples
+from harness.config.train import TrainConfig
 from harness.inference.class_names import CLASSES
-from harness.tracking import MlflowClient, MlflowException, Run
+from harness.tracking import Run
 from harness.training import checkpoint
+from harness.training.dataloaders import load_data_once
 
 MODEL = "model"
 """Folder of a run's artefacts."""
@@ -44,6 +48,14 @@ SIGNATURE = ModelSignature(
     Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
     Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
 )
+
+
+def publish(run: Run, config: TrainConfig, folder: Path, val_miou: float) -> None:
+    """The best network of a finished training into MLflow: a model of the run, and a version in the registry."""
+    val = load_data_once(config.data).val
+    assert val is not None
+    log_model(run, folder, val, smp=config.model.name.startswith("smp/"))
+    register(run, model_name(config.data), val_miou)
 
 
 def log_model(run: Run, folder: Path, val: Samples, smp: bool) -> None:

@@ -115,3 +115,15 @@ def write_candidates(path: Path, candidates: Sequence[Candidate]) -> None:
         for one in candidates:
             row = [one.trial, one.start, *one.values.values(), one.searched, one.mean, one.std, len(one.scores)]
             writer.writerow(row)
+
+
+def candidate_figures(candidates: Sequence[Candidate], metric: str) -> dict[str, float]:
+    """Mean, deviation and number of seeds of the winner and the start point, as metrics by name."""
+    figures = {}
+    named = {"winner": candidates[0], "start": next((one for one in candidates if one.start), None)}
+    for name, one in named.items():
+        if one is not None and one.scores:
+            figures[f"{name}/{metric}/mean"] = one.mean
+            figures[f"{name}/{metric}/seeds"] = float(len(one.scores))
+            figures |= {} if one.std is None else {f"{name}/{metric}/std": one.std}
+    return figures

@@ -1,34 +1,29 @@
-"""What the driver of a study sees and shows: the trials of one phase, the best so far, ETA, Ctrl-C."""
+"""What the user sees of the trials of one phase while they run: each of them, the best so far, time left."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
 
-from ray import tune
-from ray.tune.experiment import Trial
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 from rich.text import Text
 
-from harness.cli.command import Interrupts, format_metric, out
-from harness.search.searcher import NUMBER
+from harness.cli.display import fit, format_metric, format_seconds, format_value, last_key, live_bar, out
 from harness.search.trial import FAILED
 from harness.search.trial_store import TrialRecord, TrialStore
 
 
 class SearchProgress:
-    """Follows one phase of a study: keeps its store, shows it, and hears Ctrl-C.
+    """Enters into the store what trials report, and shows it: live, or a line for each trial that ends if piped.
 
     Args:
         title: of the progress bar.
         metric: sought; of val in the search, of test in the confirmation.
         total: number of trials.
         best: the best so far, as text.
-        interrupts: asked at each turn of Tune's loop.
-        tick: called at each report.
-        after: called when a trial has ended.
+        after_report: called at each report.
+        after_trial: called when a trial has ended.
     """
 
     def __init__(
@@ -38,142 +33,88 @@ class SearchProgress:
         metric: str,
         total: int,
         best: Callable[[], str],
-        interrupts: Interrupts,
-        tick: Callable[[], None] = lambda: None,
-        after: Callable[[], None] = lambda: None,
+        after_report: Callable[[], None] = lambda: None,
+        after_trial: Callable[[], None] = lambda: None,
     ) -> None:
-        self.store, self.metric, self.total, self.best, self.after = store, metric, total, best, after
-        self.interrupts, self.tick = interrupts, tick
+        self.store, self.metric, self.total, self.best = store, metric, total, best
+        self.after_report, self.after_trial = after_report, after_trial
         self.before = store.ended
-        """Trials that had ended when a study was resumed; the ETA counts from there."""
+        """Trials that had ended when a study was resumed; the time left counts from there."""
         self.earlier = {record.number: record.seconds for record in store.records}
         self.running: dict[int, TrialRecord] = {}
         self.start = time.monotonic()
-        self.bar = Bar(
-            TextColumn(f"[bold]{title}"),
-            BarColumn(bar_width=30),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[text]}"),
-        )
-        self.task = self.bar.add_task(title, total=total, text="")
+        self.bar = live_bar(title)
+        self.task = self.bar.add_task(title, total=total)
         self.live = Live(console=out, refresh_per_second=2) if out.is_terminal else None
 
-    def record_of(self, trial: Trial) -> TrialRecord:
-        return self.store.records[trial.config[NUMBER]]
-
-    def started(self, trial: Trial) -> None:
-        record = self.record_of(trial)
+    def started(self, number: int) -> None:
+        record = self.store.records[number]
         record.state, record.reason = "running", None
-        self.running[record.number] = record
+        self.running[number] = record
         self.store.save(record)
         self.refresh()
 
-    def reported(self, trial: Trial, result: dict[str, Any]) -> None:
-        record = self.record_of(trial)
-        record.seconds = self.earlier.get(record.number, 0.0) + float(result.get("time_total_s", 0.0))
+    def reported(self, number: int, result: Mapping[str, float | str]) -> None:
+        record = self.store.records[number]
+        record.seconds = self.earlier.get(number, 0.0) + float(result.get("time_total_s", 0.0))
         note(record, result, self.metric)
         self.store.save(record)
-        self.tick()
+        self.after_report()
         self.refresh()
 
-    def ended(self, trial: Trial) -> None:
+    def ended(self, number: int) -> None:
         """The searcher has noted how."""
-        record = self.record_of(trial)
-        self.running.pop(record.number, None)
-        self.after()
+        record = self.store.records[number]
+        self.running.pop(number, None)
+        self.after_trial()
         self.refresh()
-        if self.live is None:
-            out.print(f"{describe(record)}   {self.status()}", markup=False)
-        else:
-            self.live.console.print(describe(record), markup=False)
+        console = self.live.console if self.live else out
+        console.print(fit(describe(record)), markup=False)
+        if not self.live:
+            out.print(fit(["", *self.status()]), markup=False)
 
-    def status(self) -> str:
+    def status(self) -> list[str]:
         ended, taken = self.store.ended, time.monotonic() - self.start
         running = sum(record.step / record.steps for record in self.running.values())
         done = ended + running - self.before
-        left = f"{taken / done * (self.total - ended - running):.0f} s" if done > 0 else "-"
+        left = format_seconds(taken / done * (self.total - ended - running)) if done > 0 else "-"
         counts = [f"{ended}/{self.total} done"]
-        counts += [f"{self.store.count('pruned')} stopped early"] if self.store.count("pruned") else []
-        counts += [f"{self.store.count('failed')} failed"] if self.store.count("failed") else []
-        return f"{', '.join(counts)}, left {left}, best {self.best()}"
+        counts += [f"{count} {state}" for state in ("pruned", "failed") if (count := self.store.count(state))]
+        return [", ".join(counts), f"left {left}", f"best {self.best()}"]
 
     def refresh(self) -> None:
         if self.live is None:
             return
-        self.bar.update(self.task, completed=self.store.ended, text=self.status())
-        running = [Text(describe(record)) for record in self.running.values()]
-        self.live.update(Group(*running, self.bar))
+        self.bar.update(self.task, completed=self.store.ended)
+        running = [Text(fit(describe(record))) for record in self.running.values()]
+        self.live.update(Group(*running, self.bar, Text(fit(self.status()))))
 
-    def __enter__(self) -> "SearchProgress":
-        global watching
-        watching = self
+    def __enter__(self) -> Self:
         if self.live:
             self.live.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        global watching
-        watching = None
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self.live:
             self.live.stop()
 
 
-def note(record: TrialRecord, result: dict[str, Any], metric: str) -> None:
+def note(record: TrialRecord, result: Mapping[str, float | str], metric: str) -> None:
     """Enter a report."""
     if FAILED in result:
-        record.reason = result[FAILED]
+        record.reason = str(result[FAILED])
         return
     if "step" not in result:  # a trial that had nothing left to do
         return
     record.step = int(result["step"])
-    record.metrics = {key: value for key, value in result.items() if key.startswith(("val/", "test/"))}
-    value = record.metrics.get(metric)
-    if value is not None and (not record.intermediate_values or record.intermediate_values[-1][0] < record.step):
-        record.intermediate_values.append((record.step, float(value)))
+    record.metrics = {key: float(value) for key, value in result.items() if key.startswith(("val/", "test/"))}
+    value, curve = record.metrics.get(metric), record.intermediate_values
+    if value is not None and (not curve or curve[-1][0] < record.step):
+        curve.append((record.step, value))
 
 
-def describe(record: TrialRecord) -> str:
-    values = "  ".join(f"{leaf(key)} {short(value)}" for key, value in record.values.items())
-    line = (
-        f"trial {record.number:3d}  {record.state:8s}  step {record.step:5d}  {format_metric(record.metric)}  {values}"
-    )
-    return line if record.reason is None else f"{line}  {record.reason}"
-
-
-def leaf(key: str) -> str:
-    """The last part of a dotted key."""
-    return key.rsplit(".", 1)[-1]
-
-
-def short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-watching: SearchProgress | None = None
-"""Of this process."""
-
-
-class ProgressCallback(tune.Callback):
-    """Tune's callback. It is pickled with the experiment, so it holds nothing."""
-
-    def on_step_begin(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:
-        if watching:
-            watching.interrupts.check()
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if watching:
-            watching.started(trial)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        if watching:
-            watching.reported(trial, result)
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if watching:
-            watching.ended(trial)
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if watching:
-            watching.ended(trial)
+def describe(record: TrialRecord) -> list[str]:
+    """A trial in parts that may stand on several lines."""
+    place = f"trial {record.number:3d} {record.state:8s} step {record.step:5d} {format_metric(record.metric)}"
+    values = [f"{last_key(key)} {format_value(value)}" for key, value in record.values.items()]
+    return [place, *values, *([record.reason] if record.reason else [])]

@@ -1,85 +1,80 @@
-"""Which trials end early. Tune asks after each report; the verdict goes into the store, and the trial ends by itself.
+"""Which trials end early: asynchronous successive halving (ASHA, Li et al., 2020) by optimiser steps.
 
-(Tune would end a trial inside its report: workers that it has started are then left behind with their resources.)
+Tune asks after each report. What is decided goes into the trial's record, and the trial ends by itself: Tune would end
+it inside its report, and workers that it has started would be left behind with their resources.
 """
 
 import time
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from harness.config.search import EarlyStopping, SearchConfig
 from harness.search.searcher import NUMBER
 from harness.search.trial_store import TrialRecord, TrialStore
 
 STEP = "step"
+Curve = Sequence[tuple[int, float]]
+"""(step, value) of a trial's reports, in their order."""
 
 
-class ASHA(AsyncHyperBandScheduler):
-    """Asynchronous successive halving (Li et al., 2020) by optimiser steps, whose rungs come from the store.
+def falls_behind(value: float, step: int, own: Curve, others: Iterable[Curve], stopping: EarlyStopping) -> bool:
+    """Whether ASHA ends a trial at a report, given what all trials have reported so far.
 
-    A resumed search stops trials as the first one would have. It uses private attributes of ray 2.60's, to which
-    pyproject pins it; a test runs it through the real Tune.
+    The rungs are `grace_steps * reduction_factor ** k`. A trial is judged once at each, by its first report between
+    it and the next: the trial goes on if it is among the best 1 / reduction_factor of those that were there before.
 
     Args:
-        steps: of the longest trial.
+        value: reported at `step`; more is better.
+        own: the earlier reports of the trial.
+        others: the reports of the other trials.
     """
+    if step < stopping.grace_steps:
+        return False
+    rung = stopping.grace_steps
+    while rung * stopping.reduction_factor <= step:
+        rung *= stopping.reduction_factor
+    end = rung * stopping.reduction_factor
 
-    def __init__(self, search: SearchConfig, stopping: EarlyStopping, store: TrialStore, steps: int) -> None:
-        super().__init__(
-            time_attr=STEP,
-            metric=search.metric,
-            mode=search.mode,
-            max_t=steps + 1,  # the last step itself must not look like an early stop
-            grace_period=min(stopping.grace_steps, steps),
-            reduction_factor=stopping.reduction_factor,
-            stop_last_trials=False,  # else a rung that no evaluation hits is entered, and judged, by a later report
-        )
-        self.store, self.sign = store, search.sign
-        for record in store.records:
-            if record.ended:
-                self.recall(record, f"ended {record.number}")
+    def at_rung(curve: Curve) -> float | None:
+        return next((reported for at, reported in curve if rung <= at < end), None)
 
-    def on_trial_add(self, controller: Any, trial: Trial) -> None:
-        super().on_trial_add(controller, trial)
-        self.recall(self.store.records[trial.config[NUMBER]], trial.trial_id)
-
-    def recall(self, record: TrialRecord, name: str) -> None:
-        """Enter what a trial reported before, under the name that it has now."""
-        (bracket,) = self._brackets
-        for step, value in record.intermediate_values:  # the very rungs that its reports entered
-            bracket.on_result(SimpleNamespace(trial_id=name), step, self.sign * value)  # type: ignore[arg-type]
+    there = [reported for curve in others if (reported := at_rung(curve)) is not None]
+    if at_rung(own) is not None or not there:
+        return False
+    return bool(value < np.percentile(there, (1 - 1 / stopping.reduction_factor) * 100))
 
 
 class StopAtReport(FIFOScheduler):
-    """Enters the verdicts of another scheduler, and of the clock, into the store.
+    """Decides at each report, from the store alone, so that a resumed search decides as the first one would have.
 
-    They are saved together with the report that they are on (`search.progress`): a resumed search has both or neither.
+    The decision is saved together with the report that it is on (`search.progress`): both are known later, or neither.
 
     Args:
-        inner: None: all trials run to their end.
+        search: None: trials end early by the clock alone.
         deadline: by time.monotonic(); each trial ends at its first report after it.
     """
 
-    def __init__(self, store: TrialStore, inner: ASHA | None, deadline: float = float("inf")) -> None:
+    def __init__(self, store: TrialStore, search: SearchConfig | None, deadline: float = float("inf")) -> None:
         super().__init__()
-        self.store, self.inner, self.deadline = store, inner, deadline
+        self.store, self.search, self.deadline = store, search, deadline
 
-    def on_trial_add(self, controller: Any, trial: Trial) -> None:
-        if self.inner:
-            self.inner.on_trial_add(controller, trial)
-
-    def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        verdict = self.inner.on_trial_result(controller, trial, result) if self.inner else TrialScheduler.CONTINUE
-        if verdict == TrialScheduler.STOP or time.monotonic() > self.deadline:
-            self.store.records[trial.config[NUMBER]].stop = True
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, float]) -> str:
+        record = self.store.records[trial.config[NUMBER]]
+        if time.monotonic() > self.deadline or (self.search and self.falls_behind(self.search, record, result)):
+            record.prune = True
         return TrialScheduler.CONTINUE
 
+    def falls_behind(self, search: SearchConfig, record: TrialRecord, result: dict[str, float]) -> bool:
+        if search.early_stopping is None or STEP not in result or search.metric not in result:
+            return False
 
-def build_scheduler(search: SearchConfig, store: TrialStore, steps: int, deadline: float) -> StopAtReport:
-    """For the trials of a search; `steps` of the longest."""
-    stopping = search.early_stopping
-    asha = ASHA(search, stopping, store, steps) if stopping else None
-    return StopAtReport(store, asha, deadline)
+        def curve(one: TrialRecord) -> Curve:
+            return [(step, search.sign * value) for step, value in one.intermediate_values]
+
+        others = [curve(one) for one in self.store.records if one is not record]
+        value, step = search.sign * result[search.metric], int(result[STEP])
+        return falls_behind(value, step, curve(record), others, search.early_stopping)

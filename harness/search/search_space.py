@@ -12,7 +12,7 @@ import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness.config.search import TRIALS, SearchConfig
-from harness.config.train import TrainConfig, add_train_config, flatten, make_parser, plain, train_config
+from harness.config.train import TrainConfig, Values, check_types, flatten, nested, plain
 from harness.errors import UserError
 
 Scale = Literal["linear", "log", "log_complement"]
@@ -99,27 +99,14 @@ def read_parameter(key: str, spec: Any, default: Any, where: str) -> SearchParam
     return SearchParameter(key, key, FloatDistribution(low, high, log=scale == "log"))
 
 
-def check_value(base: TrainConfig, key: str, value: Any, where: str) -> None:
-    """Whether TrainConfig takes the value: its type, by the parser, and its rule."""
-    parser = make_parser("space", "")
-    add_train_config(parser)
+def check_value(base: TrainConfig, key: str, value: object, where: str) -> None:
+    """Whether TrainConfig takes the value: its type and its rule."""
     try:
-        words = [f"--{key}={yaml.safe_dump(plain(value), default_flow_style=True).splitlines()[0]}"]
-        typed = parser.read(words).as_dict()
-        own_defaults = {name: typed[name] for name in typed if name == key.split(".")[0]}
-        train_config(merge(dataclasses.asdict(base), own_defaults, key))
+        typed = check_types(nested({key: value}, plain(dataclasses.asdict(base))), where)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-
-
-def merge(values: dict[str, Any], typed: dict[str, Any], key: str) -> dict[str, Any]:
-    """`values` with the one key taken from `typed`."""
-    *path, last = key.split(".")
-    target, source = values, typed
-    for name in path:
-        target, source = target[name], source[name]
-    target[last] = source[last]
-    return values
+    if isinstance(value, str) and not isinstance(flatten(typed)[key], str):  # the parser reads '0.1' as a number
+        raise UserError(f"{where}: must be a {type(flatten(base)[key]).__name__}, but got the text {value!r}.")
 
 
 def check_start(point: Mapping[str, Any], axes: Sequence[SearchParameter], where: str) -> None:
@@ -141,9 +128,7 @@ def check_start(point: Mapping[str, Any], axes: Sequence[SearchParameter], where
             raise UserError(f"{where}.{axis.key}: must lie in the space of {axis.key}, but got {value!r}.")
 
 
-def initial_points(
-    search: SearchConfig, axes: Sequence[SearchParameter], source: Path
-) -> tuple[int, list[dict[str, Any]]]:
+def initial_points(search: SearchConfig, axes: Sequence[SearchParameter], source: Path) -> tuple[int, list[Values]]:
     """How many trials a search has, and the points that are tried first: of a grid, all.
 
     Raises:
@@ -164,11 +149,22 @@ def initial_points(
     return len(points), points
 
 
-def encode(axes: Sequence[SearchParameter], values: Mapping[str, Any]) -> dict[str, Any]:
+def encode(axes: Sequence[SearchParameter], values: Mapping[str, Any]) -> Values:
     """Values by dotted key as the sampler's."""
     return {axis.name: axis.encode(values[axis.key]) for axis in axes}
 
 
-def decode(axes: Sequence[SearchParameter], sampler_params: Mapping[str, Any]) -> dict[str, Any]:
+def decode(axes: Sequence[SearchParameter], sampler_params: Mapping[str, Any]) -> Values:
     """The sampler's values by dotted key."""
     return {axis.key: axis.decode(sampler_params[axis.name]) for axis in axes}
+
+
+def flatten_search(search: SearchConfig) -> Values:
+    """A search as MLflow's parameters: `search.KEY`, and `space.KEY` for each axis."""
+    settings = {
+        key: value for key, value in dataclasses.asdict(search).items() if key not in ("train", "space", "start")
+    }
+    axes = {key: yaml.safe_dump(spec, default_flow_style=True).strip() for key, spec in search.space.items()}
+    return {f"search.{key}": value for key, value in settings.items()} | {
+        f"space.{key}": text for key, text in axes.items()
+    }

@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from harness.config.train import Values
 from harness.search.search_space import SearchParameter, decode, encode
 from harness.search.trial_store import TrialRecord, TrialStore
 
@@ -22,9 +23,9 @@ NUMBER = "number"
 class Suggestion(NamedTuple):
     """What a trial shall try."""
 
-    values: dict[str, Any]
+    values: Values
     """By dotted key."""
-    sampler_params: dict[str, Any]
+    sampler_params: Values
     """The same as the sampler has them."""
 
 
@@ -96,7 +97,7 @@ class OptunaSampler:
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
-def sampled(record: TrialRecord, axes: Sequence[SearchParameter]) -> dict[str, Any]:
+def sampled(record: TrialRecord, axes: Sequence[SearchParameter]) -> Values:
     """The values as the sampler drew them; back from 1 - x their last bits would differ."""
     return record.sampler_params or encode(axes, record.values)
 
@@ -137,7 +138,7 @@ class ResumableSearcher(Searcher):
         self.unfinished = [record for record in store.records if not record.ended]
         self.running: dict[str, TrialRecord] = {}
 
-    def set_search_properties(self, *args: Any, **options: Any) -> bool:
+    def set_search_properties(self, *args: object, **options: object) -> bool:
         return True
 
     def suggest(self, trial_id: str) -> Any:
@@ -155,7 +156,7 @@ class ResumableSearcher(Searcher):
         self.running[trial_id] = record
         return {NUMBER: record.number}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: Values | None = None, error: bool = False) -> None:
         record = self.running.pop(trial_id, None)
         if record is None:
             return

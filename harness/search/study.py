@@ -1,153 +1,292 @@
-"""A command's work on a study, from Ray's start to MLflow's last state."""
+"""A study: the search, its result, the confirmation from new seeds, the answer; run or resumed by one command."""
 
-import dataclasses
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
-import yaml
 
-from classmix_core.errors import DataError
+from classmix_core.data import check_data
 from harness import run_dir
-from harness.cli import command
-from harness.cli.command import Interrupts, out
-from harness.config.search import Resources, SearchConfig
-from harness.config.train import TrainConfig, flatten
-from harness.distributed.torch_trainer import connected, state_api_answers
-from harness.errors import RunFailed, UserError
-from harness.search import tables
-from harness.search.phases import StudyRun
-from harness.tracking import STORE_ERRORS, Run
+from harness.atomic import write_text
+from harness.cli.display import format_metric, format_value, out, show_check, warn
+from harness.cli.lifecycle import reopen_run, run_lifecycle
+from harness.cli.options import CommonOptions
+from harness.cli.signals import Interrupts
+from harness.config.search import SearchConfig
+from harness.config.train import TrainConfig, flatten, override, to_yaml
+from harness.errors import RunFailed
+from harness.run_dir import RunRecord
+from harness.search import plots, tables
+from harness.search.confirmation import Candidate, by_seed, candidate_figures, plan, ranked, scored, write_candidates
+from harness.search.progress import SearchProgress
+from harness.search.scheduler import StopAtReport
+from harness.search.search_space import bounds, flatten_search, initial_points, search_parameters
+from harness.search.searcher import FixedPlan, OptunaSampler, ResumableSearcher, Sampler
+from harness.search.trial import TrialSetup
+from harness.search.trial_store import Phase, TrialRecord, TrialStore
+from harness.search.tuner import run_trials
+from harness.tracking import STORE_ERRORS, TRIAL, children, finish_killed_children, one_line
+from harness.training.dataloaders import load_data_once
+
+SPENT = "searched_seconds"
 
 
-def run_study(
-    search: SearchConfig,
-    base: TrainConfig,
-    folder: Path,
-    run_record: run_dir.RunRecord,
-    options: Any,
-    resume: str,
-    interrupts: Interrupts,
-    room: int,
-) -> int:
-    """Run or resume a study; leaves MLflow's runs in their true states however it ends."""
-    work = StudyRun(search, base, folder, run_record, interrupts)
-    run_dir.reopened(run_record)
-    parent, status = work.parent, "FAILED"
-    try:
-        interrupts.deferred = False
-        interrupts.check()
-        parent.load_logged_steps()
-        work.restart_failed()
-        log_study(parent, search, base, folder)
-        run_phases(work, options, room)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        out.print(f"interrupted after {work.trials.ended} trials; go on with: {resume}", markup=False)
-        return command.INTERRUPTED
-    except DataError as error:  # the test images are not there, or one is bad
-        with suppress(*STORE_ERRORS):
-            parent.failed(error)
-        raise RunFailed(f"{error} Once the cause is gone, go on with: {resume}") from error
-    except BaseException as error:
-        command.err.print(f"failed; once the cause is gone, go on with: {resume}", markup=False)
-        with suppress(*STORE_ERRORS):  # which may be the error
-            parent.failed(error)
-        raise
-    finally:
-        interrupts.ignore_signals()
-        ray.shutdown()  # ends trials that still run, before their states are put right
-        trouble = work.finish_children_or_reason("KILLED") or parent.finish_or_reason(status)
-    if trouble:
-        raise RunFailed(f"MLflow does not know of the end: {trouble} Once the cause is gone, go on with: {resume}")
-    run_record.end(folder)
-    return command.DONE
+@dataclass
+class Study:
+    """One command's work on a study.
 
-
-def run_phases(work: StudyRun, options: Any, room: int) -> None:
-    """The search, its result, the answer."""
-    if not options.verbose:
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints the traceback of a failed trial
-    work.max_concurrent_trials = room
-    announce(work, options)
-    work.run_search()
-    if not work.conclude_search():
-        reason = tables.most_common_reason(work.trials.records)
-        raise RunFailed(f"no trial got to a result; the most common reason, {reason}")
-    work.answer()
-
-
-def log_study(run: Run, search: SearchConfig, base: TrainConfig, folder: Path) -> None:
-    """The study's parameters, files and splits; once more when it is resumed, in case it was cut short."""
-    shown = {key: value for key, value in dataclasses.asdict(search).items() if key not in ("train", "space", "start")}
-    space = {
-        f"space.{key}": yaml.safe_dump(spec, default_flow_style=True).strip() for key, spec in search.space.items()
-    }
-    run.params(flatten(base) | {f"search.{key}": value for key, value in shown.items()} | space)
-    for name in ("space.yaml", "config.yaml"):
-        run.file(folder / name)
-    for path in sorted((folder / "splits").iterdir()):
-        run.file(path, "splits")
-
-
-@contextmanager
-def ray_for(resources: Resources, options: Any) -> Iterator[int]:
-    """Ray for a study, and how many trials fit at a time. One of our own has as many cores as a trial needs even where
-    there are fewer.
-
-    Raises:
-        UserError: no cluster answers, it has no room for a trial, or trials of several workers would leak.
+    Args:
+        base: the configuration that all trials share.
+        folder: with space.yaml and config.yaml.
+        resume: the command that goes on with it.
+        max_concurrent_trials: how many fit at a time.
     """
-    with connected(
-        options.address,
-        options.verbose,
-        num_cpus=max(os.cpu_count() or 1, resources.all_cpus),
-        include_dashboard=resources.workers_per_trial > 1,  # for the State API
-    ):
-        refuse_leaks(resources)
-        yield max_concurrent_trials(resources)
 
+    search: SearchConfig
+    base: TrainConfig
+    folder: Path
+    run_record: RunRecord
+    resume: str
+    interrupts: Interrupts
+    max_concurrent_trials: int
 
-def refuse_leaks(resources: Resources) -> None:
-    if resources.workers_per_trial > 1 and not state_api_answers():
-        raise UserError(
-            "resources.workers: trials of several workers need Ray's State API, which frees what a killed trial leaves"
-            f" behind, but it does not answer (is ray[default] installed?); got {resources.workers_per_trial}."
+    def __post_init__(self) -> None:
+        space_file = self.folder / "space.yaml"
+        self.axes = search_parameters(self.search, self.base, space_file)
+        self.total, self.points = initial_points(self.search, self.axes, space_file)
+        self.parent = reopen_run(self.run_record)
+        self.trials, self.reruns = TrialStore(self.folder, "trials"), TrialStore(self.folder, "confirm")
+
+    def run(self, options: CommonOptions) -> None:
+        """Run or resume it; MLflow's runs are in their true states in the end, however it ends.
+
+        Raises:
+            Interrupted, RunFailed: as `run_lifecycle`.
+        """
+        with run_lifecycle(
+            self.parent,
+            self.run_record,
+            self.folder,
+            self.resume,
+            close=self.close,
+            progress=lambda: f" after {self.trials.ended} trials",
+        ):
+            self.interrupts.deferred = False
+            self.interrupts.check()
+            self.parent.load_logged_steps()
+            self.restart_failed()
+            self.parent.params(flatten(self.base) | flatten_search(self.search))
+            self.parent.files(self.folder, "space.yaml", "config.yaml")
+            if not options.verbose:
+                logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints the traceback of a failed trial
+            verb = "resuming" if options.resume else "searching"
+            tables.announce(verb, self.folder, self.search, self.total, self.longest, self.max_concurrent_trials)
+            self.run_search()
+            if not self.conclude_search():
+                self.fail("no trial got to a result", self.trials)
+            self.answer()
+
+    @property
+    def longest(self) -> int:
+        """Steps of the longest trial; `steps` itself may be searched over."""
+        spec = self.search.space.get("steps")
+        return self.base.steps if spec is None else max(bounds(spec))
+
+    def fail(self, what: str, store: TrialStore) -> None:
+        reason = tables.most_common_reason(store.records)
+        raise RunFailed(f"{what}; the most common reason, {reason}. Once the cause is gone, go on with: {self.resume}")
+
+    def restart_failed(self) -> None:
+        """Begin a phase anew of which nothing came; MLflow's runs of it go, and so does the time that it took."""
+        budget = self.search.budget_minutes
+        spent = budget is not None and self.spent_seconds() >= 60 * budget
+        for store, total in ((self.trials, self.total), (self.reruns, 0)):
+            known = len(store.records)
+            if not 0 < known == store.count("failed") or (known < total and not spent):
+                continue
+            record = self.run_record
+            for run in children(record.tracking_uri, record.experiment_id, record.run_id):
+                if run.data.tags.get(TRIAL, "").startswith(f"{store.phase}/"):
+                    self.parent.client.delete_run(run.info.run_id)
+            if store is self.trials:
+                (self.folder / SPENT).unlink(missing_ok=True)
+            store.restart_failed()
+
+    def spent_seconds(self) -> float:
+        """Of searching, by earlier commands."""
+        path = self.folder / SPENT
+        return float(path.read_text()) if path.is_file() else 0.0
+
+    # -- the search ---------------------------------------------------------------------------------------------------
+
+    def run_search(self) -> None:
+        """All trials that have not ended yet."""
+        search, store, started, before = self.search, self.trials, time.monotonic(), self.spent_seconds()
+        left = float("inf") if search.budget_minutes is None else 60 * search.budget_minutes - before
+        if store.ended < self.total and left > 0:
+            sampler = OptunaSampler(
+                self.axes,
+                sampler=search.sampler,
+                seed=search.seed,
+                mode=search.mode,
+                trials=self.total,
+                points=self.points,
+                records=store.records,
+            )
+            self.tune(
+                "trials",
+                search.metric,
+                sampler,
+                StopAtReport(store, search, started + left),
+                best=self.best_text,
+                reported=lambda: write_text(self.folder / SPENT, f"{before + time.monotonic() - started:.1f}"),
+                ended=self.log_best,
+            )
+        for record in store.records:
+            if not record.ended:  # the time was up before it could go on
+                assert time.monotonic() > started + left, "Ray Tune ended before its trials"
+                store.end(record, "pruned")
+
+    def tune(
+        self,
+        phase: Phase,
+        metric: str,
+        sampler: Sampler,
+        scheduler: StopAtReport,
+        *,
+        best: Callable[[], str],
+        reported: Callable[[], None] = lambda: None,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Let Tune run the trials of a phase."""
+        store = scheduler.store
+        total = self.total if phase == "trials" else len(store.records)
+        setup = TrialSetup(self.base, self.folder, self.run_record, self.search.resources, metric, phase)
+        searcher = ResumableSearcher(store, sampler, total, self.base.steps, scheduler.deadline)
+        title = "search" if phase == "trials" else "confirm"
+        with SearchProgress(title, store, metric, total, best, reported, ended) as progress:
+            run_trials(setup, searcher, scheduler, progress, self.interrupts, self.max_concurrent_trials)
+
+    def log_best(self) -> None:
+        """A point of the best-so-far curve in the parent run: its step is the number of trials that ended."""
+        best = self.best()
+        if best is None or best.metric is None:
+            return
+        self.parent.metrics(self.trials.ended, {f"best/{self.search.metric.removeprefix('val/')}": best.metric})
+        try:
+            self.parent.flush()
+        except STORE_ERRORS as error:  # a point of a curve is not worth a search
+            warn(f"MLflow did not take it: {str(error).splitlines()[0]}")
+
+    def best(self) -> TrialRecord | None:
+        return next(iter(ranked(self.search, self.trials.records)), None)
+
+    def best_text(self) -> str:
+        best = self.best()
+        return "-" if best is None else f"{format_metric(best.metric)} (trial {best.number})"
+
+    def conclude_search(self) -> bool:
+        """Print and log the trials and the best configuration; whether there is one."""
+        search, records, best = self.search, self.trials.records, self.best()
+        tables.show_trials(search, records)
+        tables.write_trials(self.folder / "trials.csv", search, records)
+        self.parent.file(self.folder / "trials.csv")
+        if best is None:
+            return False
+        plots.log_plots(search, self.axes, records, self.folder, self.parent)
+        found = ", ".join(f"{key} {format_value(value)}" for key, value in best.values.items())
+        out.print(
+            f"best of the search: {search.metric} {format_metric(best.metric)} (trial {best.number}) with {found}"
         )
+        ious = {key.removeprefix("val/iou/"): iou for key, iou in best.metrics.items() if key.startswith("val/iou/")}
+        out.print(f"its IoU on val: {', '.join(f'{name} {format_metric(iou)}' for name, iou in ious.items())}")
+        return True
 
+    # -- the answer ---------------------------------------------------------------------------------------------------
 
-def max_concurrent_trials(resources: Resources) -> int:
-    """How many trials fit at a time."""
-    fit = 0
-    for node in ray.nodes():
-        there = node["Resources"] if node["Alive"] else {}
-        workers = int(there.get("CPU", 0) // resources.cpus)
-        if resources.gpus:
-            on_each = int(1 / resources.gpus + 1e-9) if resources.gpus < 1 else 1
-            workers = min(workers, on_each * int(there.get("GPU", 0)))
-        fit += workers
-    if fit < resources.workers_per_trial:
-        raise UserError(
-            f"resources: {resources.workers_per_trial} worker(s) a trial asked for, but there is room for {fit}."
-        )
-    return fit // resources.workers_per_trial
+    def answer(self) -> None:
+        """Find the configuration that the user came for, and write it to best.yaml."""
+        search, best = self.search, self.best()
+        assert best is not None
+        if "seed" in search.space:
+            candidates = by_seed(search, self.trials.records)
+            tables.show_ablation(search, candidates)
+            first = candidates[0]
+            if not first.scores:
+                self.fail("no trial ran to its end, so there is no mean over seeds", self.trials)
+            out.print(f"not confirmed: these figures are on {search.metric}, by which the best point is chosen")
+            self.log_candidates(candidates, search.metric, "points.csv")
+            self.print_result(f"best: {search.metric} {first.text} over {len(first.scores)} seeds", first.values)
+        elif search.confirm.wanted:
+            self.confirm()
+        else:
+            out.print(
+                f"not confirmed: {search.metric} is what the trials were chosen by, from one seed, and flatters the "
+                "best; confirm: {top: 3, seeds: 3} in the space file reruns them and scores them on test"
+            )
+            self.print_result(f"best: {search.metric} {format_metric(best.metric)}", best.values)
 
+    def confirm(self) -> None:
+        """Run the best again, from new seeds, and score them on test."""
+        search, metric = self.search, self.search.metric.replace("val/", "test/", 1)
+        data = load_data_once(self.base.data, ("test",))
+        show_check(check_data(data, self.base.data, ("test",)))
+        plan(self.reruns, search, self.trials, self.base.seed, self.base.steps)
+        total, seeds = len(self.reruns.records), search.confirm.seeds
+        out.print(f"[bold]confirming[/]  {total} runs at full length over {seeds} new seed(s), on test")
 
-def announce(work: StudyRun, options: Any) -> None:
-    """Say what will run, and how many at a time."""
-    search, each = work.search, work.search.resources
-    verb = "resuming" if options.resume else "searching"
-    stopping = "ASHA" if search.early_stopping else "no early stopping"
-    budget = f", {search.budget_minutes:g} min at most" if search.budget_minutes else ""
-    share_of = f"{each.all_cpus} core(s)" + (f" and {each.gpus:g} GPU" if each.gpus else "")
-    group = f" in {each.workers_per_trial} workers" if each.workers_per_trial > 1 else ""
-    out.print(
-        f"[bold]{verb} {run_dir.display_path(work.folder)}[/]  {work.total} trials of up to {work.longest} steps over "
-        f"{', '.join(search.space)}; {search.sampler}, {stopping}{budget}; "
-        f"{work.max_concurrent_trials} at a time on {share_of} each{group}"
-    )
+        def best_text() -> str:
+            first = scored(search, self.trials, self.reruns)[0]
+            return f"{first.text} (trial {first.trial})" if first.scores else "-"
+
+        if self.reruns.ended < total:
+            self.tune("confirm", metric, FixedPlan(), StopAtReport(self.reruns, None), best=best_text)
+        candidates = scored(search, self.trials, self.reruns)
+        tables.show_candidates(search, candidates, metric)
+        self.log_candidates(candidates, metric, "confirm.csv")
+        winner = candidates[0]
+        if not winner.scores:
+            self.fail("no run of the confirmation got to its end", self.reruns)
+        self.print_result(f"confirmed: {metric} {winner.text} over {len(winner.scores)} seed(s)", winner.values)
+        start = next((one for one in candidates if one.start and one is not winner), None)
+        if start is not None:
+            out.print(f"the start point: {start.text}")
+
+    def log_candidates(self, candidates: Sequence[Candidate], metric: str, file: str) -> None:
+        """The table as CSV; the winner's and the start point's figures as metrics of the parent run."""
+        write_candidates(self.folder / file, candidates)
+        self.parent.file(self.folder / file)
+        self.parent.metrics(0, candidate_figures(candidates, metric))
+        self.parent.flush()
+
+    def print_result(self, line: str, values: Mapping[str, object]) -> None:
+        """Write best.yaml, and say what was found and how to train with it."""
+        path = self.folder / "best.yaml"
+        write_text(path, to_yaml(override(self.base, values)))
+        self.parent.file(path)
+        found = ", ".join(f"{key} {format_value(value)}" for key, value in values.items())
+        self.parent.tags({"harness.best": f"{line} with {found}"})
+        out.print(f"[bold]{line}[/] with {found}")
+        out.print(f"train with it:  python -m harness.train --config {run_dir.display_path(path)}")
+        out.print("look at it all: python -m harness.ui")
+
+    # -- MLflow's states ----------------------------------------------------------------------------------------------
+
+    def close(self) -> str | None:
+        """End what runs, then the MLflow runs whose trial was killed before it could; or why not, in one line."""
+        self.interrupts.ignore_signals()
+        ray.shutdown()
+        record, outcomes = self.run_record, {}
+        for store in (self.trials, self.reruns):
+            for one in store.records:
+                if one.ended:
+                    status = "FAILED" if one.state == "failed" else "FINISHED"
+                    outcomes[f"{store.phase}/{one.number:03d}"] = status, one.reason
+        try:
+            finish_killed_children(record.tracking_uri, record.experiment_id, record.run_id, outcomes)
+        except STORE_ERRORS as error:
+            return one_line(error)
+        return None

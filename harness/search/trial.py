@@ -1,23 +1,21 @@
 """One trial of a study, in a Ray actor that is used again for the next; of several workers, in a TorchTrainer below."""
 
-import fcntl
 import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from filelock import FileLock
 from ray import tune
 
 from classmix_core.errors import DataError
 from harness import run_dir
-from harness.atomic import atomic_file
+from harness.atomic import write_text
 from harness.config.search import Resources
 from harness.config.train import TrainConfig, flatten, override, to_yaml
-from harness.distributed.torch_trainer import train_in_group
 from harness.errors import RunFailed, TrialPruned, UserError
 from harness.search.searcher import NUMBER
 from harness.search.trial_store import MLFLOW_RUN, Phase, read_trial
@@ -25,14 +23,14 @@ from harness.tracking import PARENT, STORE_ERRORS, TRIAL, Run, children, one_lin
 from harness.training.context import TrialContext
 from harness.training.trainer import Purpose, TrainJob, train
 
-HARMLESS = (RunFailed, UserError, DataError, torch.OutOfMemoryError, MemoryError)
+REUSABLE_AFTER = (RunFailed, UserError, DataError, torch.OutOfMemoryError, MemoryError)
 """After these a process is as good as before; after any other error it is replaced."""
 FAILED = "failed"
 """Under which a trial reports why it failed."""
 
 
 @dataclass(frozen=True)
-class Study:
+class TrialSetup:
     """What every trial is given."""
 
     base: TrainConfig
@@ -47,21 +45,21 @@ class Study:
         return self.folder / self.phase / f"{number:03d}"
 
 
-def run_trial(given: dict[str, Any], study: Study) -> None:
+def run_trial(given: dict[str, int], setup: TrialSetup) -> None:
     """Train one configuration, reporting each evaluation; goes on from its checkpoint if it has one."""
-    folder = study.trial_folder(given[NUMBER])
-    torch.set_num_threads(study.resources.cpus)
-    with alone_in(folder):
+    folder = setup.trial_folder(given[NUMBER])
+    torch.set_num_threads(setup.resources.cpus)
+    with trial_lock(folder):
         record = read_trial(folder)
-        if record.stop:  # killed between the verdict and the end
+        if record.prune:  # killed between the verdict and the end
             return
         run, status = None, "FAILED"
         try:
-            config = override(study.base, record.values)
-            run = open_trial_run(study, record.number, folder, config)
-            purpose: Purpose = "trial" if study.phase == "trials" else "confirmation"
-            job = TrainJob(config, folder, study.run_record.tracking_uri, run.run_id, purpose)
-            train_trial(job, study, lambda metrics: report(metrics, study.metric, folder))
+            config = override(setup.base, record.values)
+            run = open_trial_run(setup, record.number, folder, config)
+            purpose: Purpose = "trial" if setup.phase == "trials" else "confirmation"
+            job = TrainJob(config, folder, setup.run_record.tracking_uri, run.run_id, purpose)
+            train_trial(job, setup, lambda metrics: report(metrics, setup.metric, folder))
             status = "FINISHED"
         except TrialPruned:
             status = "FINISHED"
@@ -71,20 +69,22 @@ def run_trial(given: dict[str, Any], study: Study) -> None:
                 with suppress(*STORE_ERRORS):
                     run.failed(error)
                     run.text("traceback.txt", traceback.format_exc())
-            if not isinstance(error, HARMLESS):
+            if not isinstance(error, REUSABLE_AFTER):
                 raise
         finally:
             if run:
                 with suppress(*STORE_ERRORS):  # the driver puts the run's state right
                     run.finish(status)
-            if study.resources.gpus:
+            if setup.resources.gpus:
                 torch.cuda.empty_cache()  # a neighbour may need it
 
 
-def train_trial(job: TrainJob, study: Study, tell: Callable[[dict[str, float]], bool]) -> None:
-    resources = study.resources
+def train_trial(job: TrainJob, setup: TrialSetup, tell: Callable[[dict[str, float]], bool]) -> None:
+    resources = setup.resources
     if resources.workers_per_trial > 1:
-        train_in_group(job, resources, tell)
+        from harness.distributed.torch_trainer import train_trial_on_workers
+
+        train_trial_on_workers(job, resources, tell)
         return
     device = torch.device("cuda", 0) if resources.gpus else torch.device("cpu")
     train(job, TrialContext(device, show=lambda progress: None, tell=tell))
@@ -100,23 +100,20 @@ def report(metrics: dict[str, float], sought: str, folder: Path) -> bool:
     if value != value:
         raise RunFailed(f"{sought} is not a number at step {metrics['step']:.0f}.")
     tune.report(metrics)
-    return not read_trial(folder).stop
+    return not read_trial(folder).prune
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def trial_lock(folder: Path) -> Iterator[None]:
     """Wait until no other process is at work there: a worker outlives the kill -9 of its driver by seconds."""
-    with (folder / "lock").open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(str(os.getpid()))  # for a person who wonders what runs there
-        file.flush()
+    with FileLock(folder / "lock"):
+        (folder / "lock").write_text(str(os.getpid()))  # for a person who wonders what runs there
         yield
 
 
-def open_trial_run(study: Study, number: int, folder: Path, config: TrainConfig) -> Run:
+def open_trial_run(setup: TrialSetup, number: int, folder: Path, config: TrainConfig) -> Run:
     """The MLflow run of a trial: a new one, or the one from before an interruption."""
-    run_record, name = study.run_record, f"{study.phase}/{number:03d}"
+    run_record, name = setup.run_record, f"{setup.phase}/{number:03d}"
     known = folder / MLFLOW_RUN
     if known.exists():
         run = Run(run_record.tracking_uri, known.read_text())
@@ -129,10 +126,9 @@ def open_trial_run(study: Study, number: int, folder: Path, config: TrainConfig)
         run.restart()
     else:
         repeat = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')}"
-        tags = {PARENT: run_record.run_id, TRIAL: name, "harness.role": study.phase, **repeated_by(repeat)}
-        title = f"trial {number}" if study.phase == "trials" else f"confirmation {number}"
+        tags = {PARENT: run_record.run_id, TRIAL: name, "harness.role": setup.phase, **repeated_by(repeat)}
+        title = f"trial {number}" if setup.phase == "trials" else f"confirmation {number}"
         run = Run.create(run_record.tracking_uri, run_record.experiment_id, title, tags)
     run.params(flatten(config))
-    with atomic_file(known) as part:
-        part.write_text(run.run_id)
+    write_text(known, run.run_id)
     return run

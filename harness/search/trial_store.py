@@ -4,18 +4,18 @@ STUDY/trials/007/trial.json      of the search
 STUDY/confirm/002/trial.json     of its confirmation
 """
 
-import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from harness.atomic import atomic_file
+from harness.atomic import read_json, write_json
+from harness.config.train import Values
+from harness.errors import UserError
 
 Phase = Literal["trials", "confirm"]
 State = Literal["waiting", "running", "complete", "pruned", "failed"]
-"""Stopped means early, before its last step."""
+"""Pruned: ended by early stopping or by the clock, before its last step."""
 FILE, MLFLOW_RUN = "trial.json", "mlflow_run_id"
 ENDED = ("complete", "pruned", "failed")
 
@@ -25,7 +25,7 @@ class TrialRecord:
     """One trial."""
 
     number: int
-    values: dict[str, Any]
+    values: Values
     """By dotted key of TrainConfig."""
     steps: int
     """Its full length."""
@@ -40,10 +40,10 @@ class TrialRecord:
     """Time it took so far."""
     reason: str | None = None
     """Why it failed."""
-    sampler_params: dict[str, Any] = field(default_factory=dict)
+    sampler_params: Values = field(default_factory=dict)
     """The values as the sampler drew them, to the last bit."""
-    stop: bool = False
-    """The verdict on its last report: it shall end there."""
+    prune: bool = False
+    """Whether it shall end at its last report."""
 
     @property
     def metric(self) -> float | None:
@@ -72,10 +72,10 @@ class TrialStore:
 
     def add(
         self,
-        values: dict[str, Any],
+        values: Values,
         steps: int,
         state: State = "running",
-        sampler_params: Mapping[str, Any] | None = None,
+        sampler_params: Values | None = None,
     ) -> TrialRecord:
         record = TrialRecord(len(self.records), values, steps, state, sampler_params=dict(sampler_params or {}))
         self.save(record)
@@ -84,8 +84,7 @@ class TrialStore:
 
     def save(self, record: TrialRecord) -> None:
         """Write an record, whole or not at all."""
-        with atomic_file(self.trial_folder(record.number) / FILE) as part:
-            part.write_text(json.dumps(asdict(record)))
+        write_json(self.trial_folder(record.number) / FILE, asdict(record))
 
     def end(self, record: TrialRecord, state: State, reason: str | None = None) -> None:
         """Note how a trial ended, for good: nothing goes on from its checkpoints any more."""
@@ -111,6 +110,14 @@ class TrialStore:
 
 
 def read_trial(trial_folder: Path) -> TrialRecord:
-    known = json.loads((trial_folder / FILE).read_text())
-    known["intermediate_values"] = [(step, value) for step, value in known["intermediate_values"]]
-    return TrialRecord(**known)
+    """
+    Raises:
+        UserError: its file is damaged, or of another format.
+    """
+    path = trial_folder / FILE
+    try:
+        record = TrialRecord(**read_json(path))
+    except TypeError as error:
+        raise UserError(f"{path}: must be the record of a trial, but got: {error}") from error
+    record.intermediate_values = [(step, value) for step, value in record.intermediate_values]
+    return record

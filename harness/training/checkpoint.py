@@ -5,7 +5,6 @@ RUN/checkpoints/step_00000100/{state.pt, rank_0.pt, ...}     the newest one; wha
 RUN/best.safetensors, best_teacher.safetensors               weights of the best step on val; the first: of eval.network
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from harness.atomic import FORMAT, atomic_file, publish_folder, require_format
+
+State = dict[str, Any]
+"""What torch.save writes and `weights_only` reads."""
 BEST = "best.safetensors"
 
 
 def save(
     folder: Path,
     step: int,
-    shared: Callable[[], dict[str, Any]],
-    own: dict[str, Any],
+    shared: Callable[[], State],
+    own: State,
     rank: int,
     barrier: Callable[[], None],
 ) -> None:
@@ -41,17 +44,14 @@ def save(
     final = parent / f"step_{step:08d}"
     part = parent / f"{final.name}.part"
     part.mkdir(parents=True, exist_ok=True)
-    torch.save(own, part / f"rank_{rank}.pt")
+    with atomic_file(part / f"rank_{rank}.pt") as file:
+        torch.save(own, file)
     if rank == 0:
-        torch.save(shared(), part / "state.pt")
+        with atomic_file(part / "state.pt") as file:
+            torch.save({"format": FORMAT, **shared()}, file)
     barrier()
     if rank == 0:
-        if final.exists():  # the same step again, so nothing in it may be missing at any moment
-            for path in sorted(part.iterdir()):
-                os.replace(path, final / path.name)
-            part.rmdir()
-        else:
-            part.rename(final)
+        publish_folder(part, final)
         for old in parent.iterdir():
             if old != final:
                 shutil.rmtree(old)
@@ -64,22 +64,46 @@ def newest(folder: Path) -> Path | None:
     return max(found, default=None)
 
 
-def load(checkpoint: Path, rank: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The shared state, and this worker's own (None if there were fewer workers then)."""
+def load(checkpoint: Path, rank: int) -> tuple[State, State | None]:
+    """The shared state, and this worker's own (None if there were fewer workers then).
+
+    Raises:
+        UserError: the checkpoint is of another format.
+    """
     own = checkpoint / f"rank_{rank}.pt"
-    return load_file_safely(checkpoint / "state.pt"), load_file_safely(own) if own.exists() else None
+    shared = load_file_safely(checkpoint / "state.pt")
+    require_format(shared.pop("format", None), checkpoint / "state.pt")
+    return shared, load_file_safely(own) if own.exists() else None
 
 
-def load_file_safely(path: Path) -> dict[str, Any]:
+def load_file_safely(path: Path) -> State:
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def random_state(generator: torch.Generator) -> State:
+    """Of the step's generator and of torch's own, which dropout draws from."""
+    state = {"generator": generator.get_state(), "torch": torch.get_rng_state()}
+    if generator.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(generator.device)
+    return state
+
+
+def set_random_state(generator: torch.Generator, state: State) -> bool:
+    """Put back what `random_state` gave; False, and nothing done, where that was on another kind of device."""
+    if ("cuda" in state) != (generator.device.type == "cuda"):
+        return False
+    generator.set_state(state["generator"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], generator.device)
+    return True
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Weights alone, as safetensors, replaced atomically."""
-    part = path.with_suffix(".part")
     weights: dict[str, Tensor] = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, part)
-    os.replace(part, path)
+    with atomic_file(path) as part:
+        save_file(weights, part)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

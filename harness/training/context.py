@@ -1,9 +1,8 @@
 """Where the training loop runs: this process, a Ray Train worker, or a Ray Tune trial. The loop knows none of them."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -86,62 +85,4 @@ class TrialContext(LocalContext):
 
     def report(self, metrics: dict[str, float]) -> None:
         if not self.tell(metrics):
-            raise TrialPruned
-
-
-class RayTrainContext:
-    """One of several workers of a Ray TorchTrainer.
-
-    Args:
-        progress_actor: handle of the actor that rank 0 tells its progress.
-    """
-
-    def __init__(self, progress_actor: Any) -> None:
-        import ray.train
-        import ray.train.torch
-
-        ray_context = ray.train.get_context()
-        self.rank, self.world_size = ray_context.get_world_rank(), ray_context.get_world_size()
-        self.device = ray.train.torch.get_device()
-        self.progress_actor = progress_actor
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        import ray.train.torch
-
-        return ray.train.torch.prepare_model(model)
-
-    def mean(self, value: Tensor) -> Tensor:
-        value = value.clone()
-        torch.distributed.all_reduce(value)
-        return value / self.world_size
-
-    def show(self, progress: Progress) -> None:
-        self.progress_actor.put.remote(tuple(progress))
-
-    def report(self, metrics: dict[str, float]) -> None:
-        import ray.train
-
-        ray.train.report(metrics)
-
-    def stopping(self) -> bool:
-        return False
-
-
-class RayTrialContext(RayTrainContext):
-    """One of several workers that are a trial of a search together."""
-
-    def show(self, progress: Progress) -> None:
-        pass
-
-    def report(self, metrics: dict[str, float]) -> None:
-        """Rank 0 tells the trial's actor through the progress_actor and waits for its answer, all others for rank 0."""
-        import ray
-
-        stop = torch.zeros(1, device=self.device)
-        if self.rank == 0:
-            number = ray.get(self.progress_actor.report.remote(metrics))
-            while (answer := ray.get(self.progress_actor.answer.remote(number))) is None:
-                time.sleep(0.02)
-            stop += not answer
-        if self.mean(stop).item() > 0:
             raise TrialPruned

@@ -1,23 +1,30 @@
 """The batches of a run, for each of its workers, from any step on."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from torch import Tensor
 
 from classmix_core.classmix import Batch
 from classmix_core.config import DataConfig
-from classmix_core.data import Data
+from classmix_core.data import EVALUATED, Data, Role, load_data
 from classmix_core.data.loader import TrainingSet, training_batches
 from classmix_core.data.samples import Samples
 from harness.config.train import TrainConfig
 from harness.training.context import TrainContext
 
 
+@lru_cache(maxsize=4)
+def load_data_once(config: DataConfig, roles: tuple[Role, ...] = EVALUATED) -> Data:
+    """The data set, kept for the next trial in this process."""
+    return load_data(config, roles)
+
+
 def training_set(config: DataConfig, samples: Samples, labels: bool, seed: int) -> TrainingSet:
     return TrainingSet(samples, labels=labels, resize=config.resize, crop=config.crop, seed=seed, scale=config.scale)
 
 
-def feed(config: TrainConfig, data: Data, context: TrainContext, first_step: int) -> Iterator[Batch]:
+def train_dataloader(config: TrainConfig, data: Data, context: TrainContext, first_step: int) -> Iterator[Batch]:
     """Endless; without unlabelled images where they have no weight."""
 
     def stream(samples: Samples, labels: bool, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

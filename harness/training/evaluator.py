@@ -1,6 +1,7 @@
 """What networks score on val and test, over all workers, and what is logged of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from classmix_core.metrics import class_iou, mean_iou, pixel_accuracy
 from harness.config.train import TrainConfig
 from harness.errors import Interrupted
 from harness.tracking import Run
+from harness.training.checkpoint import load_weights
 from harness.training.context import TrainContext
 from harness.training.figures import confusion_figure
 
@@ -58,6 +60,25 @@ class Evaluator:
         values = {f"{role}/miou": mean_iou(matrix), f"{role}/accuracy": pixel_accuracy(matrix)}
         ious = class_iou(matrix).tolist()
         return values | {f"{role}/iou/{name}": iou for name, iou in zip(self.data.classes, ious, strict=True)}
+
+    def report_on_test(
+        self, networks: Mapping[str, nn.Module], best_files: Mapping[str, Path]
+    ) -> tuple[dict[str, float], Tensor]:
+        """Score student and teacher, of the last step and of the best one on val, whose weights they have after it.
+
+        Returns:
+            the metrics (test/miou and its like are of `eval.network` at the best step), and their confusion matrix.
+        """
+        figures, chosen = {}, self.config.eval.network
+        for name, network in networks.items():
+            figures[f"test/final_{name}_miou"] = mean_iou(self.confusion_matrix(self.data.test, network))
+            load_weights(best_files[name], network)
+            matrix = self.confusion_matrix(self.data.test, network)
+            figures[f"test/best_{name}_miou"] = mean_iou(matrix)
+            if name == chosen:
+                result = matrix
+        figures["test/final_miou"] = figures[f"test/final_{chosen}_miou"]
+        return figures | self.metrics("test", result), result
 
     def log(self, run: Run, role: str, matrix: Tensor) -> None:
         """The table of classes and the confusion matrix."""

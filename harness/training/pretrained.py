@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from classmix_core.errors import DataError, InvalidValue
+from harness.config.train import DOWNLOADS
 
-DOWNLOADS = ("torchvision:", "timm:")
 NESTED = ("state_dict", "model_state_dict", "model", "student", "network", "net")
 """Where training codes keep the weights in what they save."""
 WRAPPERS = {"module", "_orig_mod", "model", "network", "net", "backbone", "encoder", "features", "student", "Scale"}
@@ -82,11 +82,6 @@ def load_weights_into(model: nn.Module, source: str) -> WeightsReport:
         tuple(name for name in pairs if name not in set(loaded)),
         tuple(name for name in given if name not in set(pairs.values())),
     )
-
-
-def absolute_source(source: str | None) -> str | None:
-    """The same file wherever a worker runs; downloads as they are."""
-    return source if source is None or source.startswith(DOWNLOADS) else str(Path(source).absolute())
 
 
 def without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,23 +1,17 @@
 """The training loop, once, for a plain process, a Ray Train worker and a trial of a search."""
 
 import math
-from copy import copy, deepcopy
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from classmix_core.classmix import ClassMix, Mixed
-from classmix_core.config import DataConfig
-from classmix_core.data import EVALUATED, Data, Role, load_data
-from classmix_core.data.loader import evaluation_batches
+from classmix_core.classmix import ClassMix
+from classmix_core.data import Role
 from classmix_core.data.samples import Samples
 from classmix_core.ema import make_teacher
-from classmix_core.evaluate import predict
-from classmix_core.metrics import mean_iou
 from classmix_core.models import build_model, head_prefixes
 from classmix_core.optim import build_optimizer, build_schedule
 from harness.config.train import TrainConfig
@@ -25,13 +19,12 @@ from harness.errors import Interrupted, RunFailed
 from harness.tracking import Run
 from harness.training import checkpoint
 from harness.training.context import Progress, TrainContext
-from harness.training.dataloaders import feed, training_set
+from harness.training.dataloaders import load_data_once, train_dataloader
 from harness.training.evaluator import Evaluator
-from harness.training.figures import mix_panel, prediction_panel
+from harness.training.panels import draw_panels
 from harness.training.pretrained import load_weights_into
 from harness.training.train_metrics import TrainMetrics
 
-PANEL_ROWS = 4
 NETWORKS = ("student", "teacher")
 
 Purpose = Literal["run", "trial", "confirmation"]
@@ -53,12 +46,6 @@ class TrainJob:
     def roles(self) -> tuple[Role, ...]:
         """What it may see besides what it learns from."""
         return {"run": ("val", "test"), "trial": ("val",), "confirmation": ("test",)}[self.purpose]  # type: ignore[return-value]
-
-
-@lru_cache(maxsize=4)
-def load_data_once(config: DataConfig, roles: tuple[Role, ...] = EVALUATED) -> Data:
-    """The data set, kept for the next trial in this process."""
-    return load_data(config, roles)
 
 
 def train(job: TrainJob, context: TrainContext) -> dict[str, float]:
@@ -132,7 +119,7 @@ class Trainer:
 
     # -- state --------------------------------------------------------------------------------------------------------
 
-    def shared_state(self) -> dict[str, Any]:
+    def shared_state(self) -> checkpoint.State:
         return {
             "step": self.next_step,
             "student": self.model.state_dict(),
@@ -144,18 +131,17 @@ class Trainer:
             "unevaluated": self.unevaluated,
         }
 
-    def own_state(self) -> dict[str, Any]:
-        state = {"generator": self.generator.get_state(), "torch": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
-
     def save(self) -> None:
         self.average_buffers()
         if self.run_log:
             self.run_log.flush()  # a run that goes on from here does not log these steps again
         checkpoint.save(
-            self.job.folder, self.next_step, self.shared_state, self.own_state(), self.context.rank, self.barrier
+            self.job.folder,
+            self.next_step,
+            self.shared_state,
+            checkpoint.random_state(self.generator),
+            self.context.rank,
+            self.barrier,
         )
 
     def restore(self) -> None:
@@ -172,14 +158,9 @@ class Trainer:
         self.teacher.load_state_dict(shared["teacher"])
         self.optimizer.load_state_dict(shared["optimizer"])
         self.schedule.load_state_dict(shared["schedule"])
-        if own is None or ("cuda" in own) != (self.device.type == "cuda"):
+        if own is None or not checkpoint.set_random_state(self.generator, own):
             # more workers than before, or another device: a stream of its own, no longer that of a straight run
             self.generator.manual_seed(self.own_seed + self.next_step)
-            return
-        self.generator.set_state(own["generator"])
-        torch.set_rng_state(own["torch"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(own["cuda"], self.device)
 
     def barrier(self) -> None:
         self.context.mean(torch.zeros(1, device=self.device))
@@ -205,7 +186,7 @@ class Trainer:
             self.report()
         if self.next_step >= self.config.steps:
             return
-        batches = feed(self.config, self.data, self.context, self.next_step)
+        batches = train_dataloader(self.config, self.data, self.context, self.next_step)
         while self.next_step < self.config.steps:
             self.train_metrics.add(self.classmix.step(next(batches), self.next_step))
             self.next_step += 1
@@ -284,35 +265,11 @@ class Trainer:
         if self.run_log:
             self.run_log.metrics(self.next_step, self.metrics)
             if self.job.purpose == "run" or self.next_step == self.config.steps:
-                self.log_panels()
+                for name, panel in draw_panels(self.classmix, self.evaluated, self.config, self.data).items():
+                    self.run_log.image(name, panel, self.next_step)
             self.run_log.flush()
             self.show()
         self.train_metrics.restart_clock()
-
-    def log_panels(self) -> None:
-        """The first unlabelled images mixed; the first of val with truth and prediction."""
-        assert self.run_log
-        assert self.data.val is not None
-        if self.config.ssl.unlabelled_weight:
-            mixed = self.mix_of_first()
-            self.run_log.image("mix", mix_panel(mixed, self.data.palette, PANEL_ROWS), self.next_step)
-        rows = self.data.val.subset(range(min(PANEL_ROWS, len(self.data.val.names))))
-        size = self.config.data.resize
-        image, truth = next(evaluation_batches(rows, PANEL_ROWS, resize=size, resize_labels=True, rank=0, world_size=1))
-        self.evaluated.eval()
-        prediction = predict(self.evaluated, image.to(self.device), inference=self.config.eval.inference())
-        self.classmix.train_mode()
-        self.run_log.image("prediction", prediction_panel(image, truth, prediction, self.data.palette), self.next_step)
-
-    def mix_of_first(self) -> Mixed:
-        """A mix that leaves the training's random streams and the teacher's statistics as they are."""
-        rows = min(PANEL_ROWS, len(self.data.unlabelled.names))
-        side = copy(self.classmix)
-        side.teacher = deepcopy(self.teacher)
-        side.generator = torch.Generator(self.device).manual_seed(self.config.seed)
-        samples = training_set(self.config.data, self.data.unlabelled, False, 0)
-        images, paddings = zip(*(samples[index, index] for index in range(rows)), strict=True)
-        return side.mix(torch.stack(images).to(self.device), torch.stack(paddings).to(self.device))
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -323,7 +280,10 @@ class Trainer:
         """
         match self.job.purpose:
             case "run":
-                self.finish_run()
+                files = {name: self.best_file(name) for name in self.networks}
+                figures, matrix = self.evaluator.report_on_test(self.networks, files)
+                self.metrics |= figures | {"test/best_step": self.best["step"]}
+                self.log_result("test", matrix)
             case "trial":
                 matrix = self.count(self.data.val, self.evaluated) if self.matrix is None else self.matrix
                 self.log_result("val", matrix)
@@ -338,26 +298,6 @@ class Trainer:
         return self.job.folder / (
             checkpoint.BEST if network == self.config.eval.network else f"best_{network}.safetensors"
         )
-
-    def finish_run(self) -> None:
-        """Report on test: student and teacher, of the last step and of the best one on val.
-
-        test/miou and all beside it are of `eval.network` at the best step.
-        """
-        chosen = self.config.eval.network
-        for name, network in self.networks.items():
-            self.metrics[f"test/final_{name}_miou"] = mean_iou(self.count(self.data.test, network))
-            checkpoint.load_weights(self.best_file(name), network)
-            matrix = self.count(self.data.test, network)
-            self.metrics[f"test/best_{name}_miou"] = mean_iou(matrix)
-            if name == chosen:
-                result = matrix
-        self.metrics |= self.evaluator.metrics("test", result)
-        self.metrics |= {
-            "test/final_miou": self.metrics[f"test/final_{chosen}_miou"],
-            "test/best_step": self.best["step"],
-        }
-        self.log_result("test", result)
 
     def log_result(self, role: str, matrix: Tensor) -> None:
         if not self.run_log:

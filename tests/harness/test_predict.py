@@ -20,7 +20,7 @@ from classmix_core.evaluate import predict as predict_labels
 from classmix_core.sliding_window import WHOLE
 from harness import predict, run_dir, train
 from harness.inference.class_names import read_classes
-from harness.inference.loaded_model import load_run_dir
+from harness.inference.loaded_model import LoadedModel, load_run_dir
 from harness.tracking import Run
 from tests.commands import TINY, Result, assert_refused, call
 from tests.conftest import random_image
@@ -149,14 +149,14 @@ def test_images_that_are_not_read_are_counted(here: Path, capsys: pytest.Capture
 def test_an_interrupted_prediction_leaves_a_page_of_what_there_is(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = predict.label_image
+    real = LoadedModel.label_image
 
     def interrupted(*args: Any) -> Tensor:
         if len(names(here / "out")) >= 3:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(predict, "label_image", interrupted)
+    monkeypatch.setattr(LoadedModel, "label_image", interrupted)
     monkeypatch.setattr(os, "_exit", sys.exit)
     result = label(capsys)
     assert result.code == 130
@@ -167,14 +167,14 @@ def test_an_interrupted_prediction_leaves_a_page_of_what_there_is(
 def test_an_image_too_large_for_memory_is_one_line_and_the_others_are_labelled(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = predict.label_image
+    real = LoadedModel.label_image
 
     def large(trained: Any, image: Tensor, *rest: Any) -> Tensor:
         if image.shape[1:] == (1, 1):
             torch.empty(1 << 60)
         return real(trained, image, *rest)
 
-    monkeypatch.setattr(predict, "label_image", large)
+    monkeypatch.setattr(LoadedModel, "label_image", large)
     result = label(capsys)
     assert result.code == 1
     assert "photos/one.png: must fit into memory" in " ".join(result.err.split())
@@ -202,14 +202,14 @@ def test_a_bad_image_is_one_line_and_the_others_are_labelled(here: Path, capsys:
 def test_an_image_that_does_not_fit_into_memory_is_one_line_with_what_helps(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = predict.label_image
+    whole = LoadedModel.label_image
 
     def short_of_memory(trained: object, image: Tensor, *rest: object) -> Tensor:
         if image.shape[1] == 61:
             raise torch.OutOfMemoryError
         return whole(trained, image, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(predict, "label_image", short_of_memory)
+    monkeypatch.setattr(LoadedModel, "label_image", short_of_memory)
     result = label(capsys)
     assert result.code == 1
     assert re.fullmatch(r"failed: photos/sub dir/ü#1%.jpg: .*--window.*\n", result.err)

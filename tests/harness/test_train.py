@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 from torchvision.io import write_png
 
 from classmix_core.data.datasets import scenes
 from harness import train
 from harness.errors import UserError
-from harness.tracking import MlflowClient
 from tests.commands import TINY, assert_refused, call, finish, interrupt, run, start, wait_for
 
 ALL_SCENES = str(scenes.COUNTS["train"])

@@ -6,12 +6,12 @@ import pytest
 import yaml
 
 from classmix_core.config import ClassMixConfig
+from harness.config.parser import make_parser
 from harness.config.train import (
     TrainConfig,
     add_train_config,
     flatten,
     load_config,
-    make_parser,
     override,
     to_yaml,
     train_config,

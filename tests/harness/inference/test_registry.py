@@ -14,10 +14,11 @@ from typing import Any
 import mlflow.pyfunc
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 from classmix_core.config import DataConfig
 from harness.inference.registry import CHAMPION, model_name, register
-from harness.tracking import MlflowClient, Run, open_experiment
+from harness.tracking import Run, find_or_create_experiment
 from tests.commands import TINY, run
 
 NAME = "classmix-scenes"
@@ -80,7 +81,7 @@ def ask(port: int, request: object, server: "subprocess.Popen[bytes]") -> dict[s
 def test_a_run_that_is_registered_twice_has_one_version(tmp_path: Path) -> None:
     """It was killed after it had been registered, and resumed."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    run = Run.create(uri, open_experiment(uri, "x"), "r", {})
+    run = Run.create(uri, find_or_create_experiment(uri, "x"), "r", {})
     assert register(run, "net", 0.3).version == register(run, "net", 0.3).version
     assert len(MlflowClient(uri).search_model_versions("name='net'")) == 1
 
@@ -100,7 +101,7 @@ def test_folders_of_ones_own_have_champions_of_their_own(data: DataConfig, name:
 
 def test_the_champion_is_the_best_on_val_and_the_newest_of_equals(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    experiment = open_experiment(uri, "x")
+    experiment = find_or_create_experiment(uri, "x")
     champions = []
     for score in (0.3, 0.5, 0.4, 0.5, float("nan")):
         register(Run.create(uri, experiment, "r", {}), "net", score)

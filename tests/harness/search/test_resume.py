@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
-from harness.tracking import TRIAL, MlflowClient
+from harness.tracking import TRIAL
 from tests.commands import finish, interrupt, run, start, wait_for
 from tests.studies import (
     BASE,

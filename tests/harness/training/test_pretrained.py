@@ -16,8 +16,9 @@ from benchmarks.convert_efficientnet_lite0 import check, renamed
 from classmix_core.config import ModelConfig
 from classmix_core.errors import DataError, InvalidValue
 from classmix_core.models import build_model
+from harness.config.train import train_config
 from harness.training.checkpoint import save_weights
-from harness.training.pretrained import NESTED, absolute_source, load_weights_into
+from harness.training.pretrained import NESTED, load_weights_into
 
 CLASSES = 13
 
@@ -243,11 +244,10 @@ def test_a_download_is_matched_like_a_file(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_file_is_the_same_wherever_a_worker_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert absolute_source("w.pth") == f"{tmp_path}/w.pth"
-    assert absolute_source(f"{tmp_path}/w.pth") == f"{tmp_path}/w.pth"
-    assert absolute_source(None) is None
-    for download in ("timm:resnet18", "torchvision:ResNet18_Weights.DEFAULT"):
-        assert absolute_source(download) == download
+    sources = {"w.pth": f"{tmp_path}/w.pth", f"{tmp_path}/w.pth": f"{tmp_path}/w.pth", None: None}
+    sources |= {name: name for name in ("timm:resnet18", "torchvision:ResNet18_Weights.DEFAULT")}
+    for given, expected in sources.items():
+        assert train_config({"model": {"weights": given}}).model.weights == expected
 
 
 # -- the conversion ---------------------------------------------------------------------------------------------------

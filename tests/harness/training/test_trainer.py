@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from classmix_core.config import InferenceConfig
 from classmix_core.data import load_data
@@ -14,7 +15,7 @@ from classmix_core.metrics import mean_iou
 from classmix_core.models import build_model
 from harness.config.train import TrainConfig, override
 from harness.errors import Interrupted, RunFailed
-from harness.tracking import MlflowClient, Run, open_experiment
+from harness.tracking import Run, find_or_create_experiment
 from harness.training import checkpoint
 from harness.training.context import LocalContext, Progress, TrialContext
 from harness.training.trainer import TrainJob, train
@@ -225,7 +226,7 @@ def test_panels_change_no_bit_of_the_training(
 ) -> None:
     with_panels, without = Loop(tmp_path / "a", store), Loop(tmp_path / "b", store)
     with_panels.go()
-    monkeypatch.setattr("harness.training.trainer.Trainer.log_panels", lambda self: None)
+    monkeypatch.setattr("harness.training.trainer.draw_panels", lambda *_: {})
     without.go()
     assert_same(with_panels.state(), without.state())
 
@@ -245,4 +246,8 @@ def test_a_trial_never_opens_test(tmp_path: Path, store: tuple[str, str], monkey
 
 def test_experiments_are_made_once(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    assert open_experiment(uri, "x") == open_experiment(uri, "x") != open_experiment(uri, "y")
+    assert (
+        find_or_create_experiment(uri, "x")
+        == find_or_create_experiment(uri, "x")
+        != find_or_create_experiment(uri, "y")
+    )

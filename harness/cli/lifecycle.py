@@ -1,0 +1,87 @@
+"""The life of a run, be it a training or a search: from its MLflow experiment to the status that its page ends with."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from classmix_core.errors import DataError
+from harness.cli.display import err
+from harness.errors import Interrupted, RunFailed, UserError
+from harness.run_dir import RunRecord
+from harness.tracking import STORE_ERRORS, Run, find_or_create_experiment, require_answer
+
+
+def open_experiment(uri: str, name: str) -> str:
+    """The id of an MLflow experiment, made if need be.
+
+    Raises:
+        UserError: the store cannot be opened.
+    """
+    try:
+        require_answer(uri)
+        return find_or_create_experiment(uri, name)
+    except (*STORE_ERRORS, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--tracking-uri: must be an MLflow store that can be opened, but got {uri}: {reason}"
+        ) from error
+
+
+def reopen_run(run_record: RunRecord) -> Run:
+    """The MLflow run of a record, running again.
+
+    Raises:
+        UserError: its store does not answer.
+    """
+    run = Run(run_record.tracking_uri, run_record.run_id)
+    try:
+        require_answer(run_record.tracking_uri)
+        run.restart()
+    except (*STORE_ERRORS, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{run_record.tracking_uri}: the MLflow store of the run must answer, but: {reason}") from error
+    return run
+
+
+@contextmanager
+def run_lifecycle(
+    run: Run,
+    run_record: RunRecord,
+    folder: Path,
+    resume: str,
+    *,
+    close: Callable[[], str | None] = lambda: None,
+    progress: Callable[[], str] = lambda: "",
+) -> Iterator[None]:
+    """However the block ends, MLflow's status is right after it, the user knows how to go on, and nothing is left open.
+
+    Args:
+        resume: the command that goes on with the run.
+        close: ends what the run has started, before its status is set; returns in one line what it could not do.
+        progress: how far it got, for the message of an interruption.
+
+    Raises:
+        Interrupted: by Ctrl-C or SIGTERM.
+        RunFailed: it came to nothing, or MLflow does not know of its end.
+    """
+    status, go_on = "FAILED", f"Once the cause is gone, go on with: {resume}"
+    try:
+        yield
+        status = "FINISHED"
+    except (KeyboardInterrupt, Interrupted) as error:
+        status = "KILLED"
+        raise Interrupted(f"interrupted{progress()}; go on with: {resume}") from error
+    except BaseException as error:
+        with suppress(*STORE_ERRORS):  # which may be the error
+            run.failed(error)
+        if isinstance(error, DataError):  # all was read once before: a file that is gone now, a cache that is full
+            reason = str(error).strip().splitlines()[-1].removeprefix("classmix_core.errors.DataError: ")  # a loader's
+            raise RunFailed(f"{reason} {go_on}") from error
+        if not isinstance(error, RunFailed):  # whose message says what helps
+            err.print(f"failed. {go_on}", markup=False)
+        raise
+    finally:
+        trouble = close() or run.finish_or_reason(status)
+    if trouble:
+        raise RunFailed(f"MLflow does not know of the end: {trouble} {go_on}")
+    run_record.end(folder)

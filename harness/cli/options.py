@@ -1,0 +1,48 @@
+"""The options that training and searching share."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self
+
+from jsonargparse import Namespace
+
+from harness.config.parser import Parser
+
+
+def default_uri() -> str:
+    """The MLflow store that a plain `mlflow ui` in the current folder shows."""
+    return f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """Where a run is kept and logged, and what it runs on."""
+
+    name: str | None
+    resume: bool
+    tracking_uri: str | None
+    storage_path: str
+    address: str | None
+    verbose: bool
+
+    @classmethod
+    def of(cls, parsed: Namespace) -> Self:
+        return cls(**{item.name: getattr(parsed, item.name) for item in fields(cls)})
+
+    @property
+    def uri(self) -> str:
+        return self.tracking_uri or default_uri()
+
+    @property
+    def storage(self) -> Path:
+        return Path(self.storage_path).absolute()
+
+
+def add_common_options(parser: Parser, what: str) -> None:
+    """Add the flags; `what` is a run or a study."""
+    parser.add_argument("--name", type=str | None, help=f"Name of the {what} and of its folder; by default the time.")
+    parser.add_argument("--resume", action="store_true", help=f"Go on with the {what} called --name, or the newest.")
+    parser.add_argument("--tracking-uri", type=str | None, help="MLflow store; by default mlflow.db in this folder.")
+    parser.add_argument("--storage-path", type=str, default="runs", help=f"Folder that holds the {what} folders.")
+    parser.add_argument("--address", type=str | None, help="Ray cluster to run on, such as auto.")
+    parser.add_argument("--verbose", action="store_true", help="Show the logs of Ray as well.")

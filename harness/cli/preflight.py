@@ -1,0 +1,173 @@
+"""What is checked before anything starts, so that nothing is begun that cannot end: machine, data, network, metric."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from classmix_core.data import EVALUATED, Role, check_data
+from classmix_core.data.samples import image_files
+from classmix_core.errors import DataError, InvalidValue
+from classmix_core.models import build_model
+from harness.cli.display import out, show_check, warn
+from harness.cli.options import CommonOptions
+from harness.config.search import Resources
+from harness.config.train import TrainConfig
+from harness.errors import UserError
+from harness.inference import gallery
+from harness.training.dataloaders import load_data_once
+from harness.training.pretrained import load_weights_into
+
+UNREAD = (".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff")
+"""Images that are not read."""
+
+
+def check_data_and_network(config: TrainConfig, roles: tuple[Role, ...] = EVALUATED) -> None:
+    """Read the whole data set and build the network once.
+
+    Args:
+        roles: which of val and test are looked at.
+
+    Raises:
+        UserError, DataError: with the key or file, the rule and what was found.
+    """
+    try:
+        data = load_data_once(config.data, roles)
+        learnt = ("labelled", "unlabelled") if config.ssl.unlabelled_weight > 0 else ("labelled",)
+        show_check(check_data(data, config.data, (*learnt, *roles)))
+    except InvalidValue as error:
+        raise UserError(f"data.{error.field}: {error}") from error
+    try:
+        # some of segmentation_models_pytorch's encoders compute while they are built
+        with torch.device("cpu" if config.model.name.startswith("smp/") else "meta"):
+            model = build_model(config.model, len(data.classes))
+        if config.model.weights:
+            out.print(str(load_weights_into(model, config.model.weights)), markup=False)
+    except InvalidValue as error:
+        raise UserError(f"model.{error.field}: {error}") from error
+
+
+def workers_and_gpus(config: TrainConfig, options: CommonOptions, wait: bool) -> tuple[int, int]:
+    """How many workers and GPUs a training uses.
+
+    Args:
+        wait: GPUs that the cluster does not have yet are waited for.
+
+    Raises:
+        UserError: more GPUs than there are.
+    """
+    there, where = available(options.address)
+    gpus_there = int(there.get("GPU", 0))
+    if wait:
+        gpus_there = max(gpus_there, config.gpus or 0)
+    gpus = min(gpus_there, config.workers or gpus_there) if config.gpus is None else config.gpus
+    if config.gpus is None and gpus_there and config.workers and config.workers > gpus_there:
+        raise UserError(
+            f"workers: {config.workers} asked for, but {where} has {gpus_there} GPU(s); add --gpus 0 for the CPU"
+        )
+    if gpus > gpus_there:
+        instead = f"--gpus {gpus_there}" if gpus_there else "--gpus 0 --workers 2"
+        raise UserError(
+            f"gpus: {gpus} asked for, but {where} has {gpus_there}; run: python -m harness.train {instead}"
+            + (" (CPU)" if not gpus_there else "")
+            + (", or add --wait to queue" if options.address else "")
+        )
+    return (gpus or config.workers or 1), gpus
+
+
+def check_trial_resources(resources: Resources, address: str | None) -> None:
+    """
+    Raises:
+        UserError: a trial fits nowhere.
+    """
+    there, where = available(address)
+    cpus = resources.cpus if address is None else resources.all_cpus  # a Ray of our own counts as many as needed
+    for name, asked, unit in (("gpus", resources.gpus, "GPU"), ("cpus", cpus, "CPU")):
+        have = there.get(unit, 0)
+        if asked > have:
+            raise UserError(f"resources.{name}: {asked:g} asked for each trial, but {where} has {have:g} {unit}s.")
+
+
+def available(address: str | None) -> tuple[Mapping[str, float], str]:
+    """What a cluster or this machine has of CPU and GPU, and how to call it."""
+    if address is None:
+        return {"GPU": torch.cuda.device_count(), "CPU": os.cpu_count() or 1}, "this machine"
+    from harness.distributed.connection import cluster_resources
+
+    return cluster_resources(address), f"the cluster at {address}"
+
+
+def warn_of_missing_test(config: TrainConfig) -> None:
+    """A search needs no test, so it can start before that is there; better to hear of it now than in the end."""
+    try:
+        load_data_once(config.data, ("test",))  # which opens no file
+    except DataError as error:
+        warn(f"{error} The confirmation after the search will need it.")
+
+
+def check_metric(metric: str, config: TrainConfig) -> None:
+    """
+    Raises:
+        UserError: no evaluation on val gives such a metric.
+    """
+    classes = load_data_once(config.data, ("val",)).classes
+    known = ["val/miou", "val/accuracy", *(f"val/iou/{name}" for name in classes)]
+    if metric not in known:
+        raise UserError(f"metric: must be one of {', '.join(known)}, but got {metric!r}.")
+
+
+# -- of a prediction --------------------------------------------------------------------------------------------------
+
+
+def check_output(images: Path, out: Path) -> None:
+    """
+    Raises:
+        UserError: predictions would be written over images, or be read as images.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out: must be a folder, but {out} is a file.")
+    for part in gallery.FOLDERS:
+        if images.resolve().is_relative_to((out / part).resolve()):
+            raise UserError(f"--out: its {part} would be written over --images, but got {out} and {images}.")
+    if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
+        raise UserError(f"--out: must lie outside --images ({images}), or it would be read as images, but got {out}.")
+
+
+def make_writable(folder: Path, flag: str) -> None:
+    """Make the folder if need be.
+
+    Raises:
+        UserError: that is not allowed.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{flag}: must lie in a folder that can be written, but got {folder}: {error.strerror}."
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{flag}: must lie in a folder that can be written, but {folder} is not.")
+
+
+def find_images(path: Path) -> dict[Path, Path]:
+    """Files by the relative stem of what is written for them.
+
+    Raises:
+        UserError: there is nothing at `path`, or two images would be written under one name.
+        DataError: the folder holds no image.
+    """
+    if not path.exists():
+        raise UserError(f"--images: must be an image or a folder of images, but there is no {path}.")
+    root = path if path.is_dir() else path.parent
+    others = sorted(file for file in root.rglob("*") if file.suffix.lower() in UNREAD) if path.is_dir() else []
+    if others:
+        what = f"{len(others)} file(s) left out, such as {others[0]}: JPEG, PNG and WebP are read"
+        warn(what)
+    found: dict[Path, Path] = {}
+    for file in image_files(path) if path.is_dir() else [path]:
+        stem = file.relative_to(root).with_suffix("")
+        if stem in found:
+            raise UserError(f"--images: names must differ before their suffix, but got {found[stem]} and {file}.")
+        found[stem] = file
+    return found

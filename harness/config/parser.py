@@ -1,0 +1,113 @@
+"""Flags and YAML to values of checked types: jsonargparse, with errors of one line and shipped files known by name."""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from harness import __version__
+from harness.errors import UserError
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+SHIPPED = {"--space": "search_spaces", "--config": "recipes", "--train": "recipes"}
+"""Flags whose value may be the name of a file that comes with the harness, and the folder that holds those."""
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """jsonargparse, but for errors: UserError with one line and the nearest key there is."""
+
+    def read(self, args: Sequence[str] | None = None) -> jsonargparse.Namespace:
+        """Parse the command line, or a list of its words.
+
+        Raises:
+            UserError: an unknown key, a value of a wrong type, an unreadable file.
+        """
+        words = with_shipped_files(sys.argv[1:] if args is None else args)
+        with self.errors_in_one_line(last_config_file(words)):
+            return self.parse_args(words)
+
+    def read_file(self, path: Path) -> jsonargparse.Namespace:
+        """Parse a YAML file; keys that are not there have their defaults.
+
+        Raises:
+            UserError: as `read`.
+        """
+        with self.errors_in_one_line(str(path)):
+            return self.parse_path(path)
+
+    def read_mapping(self, values: Mapping[str, Any], source: str) -> jsonargparse.Namespace:
+        """Check the types of nested values; keys that are not given have their defaults.
+
+        Raises:
+            UserError: as `read`; the message starts with `source`.
+        """
+        with self.errors_in_one_line(source):
+            return self.parse_object(dict(values))
+
+    @contextmanager
+    def errors_in_one_line(self, source: str) -> Iterator[None]:
+        try:
+            yield
+        except (argparse.ArgumentError, yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+            line = " ".join(str(error).split())
+            line = re.sub(
+                r"Does not validate .*Subtypes: (\[.*?\]) Errors: .*Given value: ",
+                r"Expected one of \1. Got value: ",
+                line,
+            )
+            if re.match("Option|Group|Problems", line):  # they come from a file, which is not named
+                line = f"{source}: {line}"
+            unknown = re.search(r"[Oo]ption '(.+?)'|unrecognized arguments: -*([^\s=]+)", line)
+            known = [action.dest for action in self._actions]
+            nearest = difflib.get_close_matches(unknown[1] or unknown[2], known, 1, 0.5) if unknown else []
+            raise UserError(line + (f" (nearest key: {nearest[0]})" if nearest else "")) from error
+
+
+def last_config_file(words: Sequence[str]) -> str:
+    """The file that an error in a file is blamed on: jsonargparse does not name it."""
+    flags = [word.partition("=") for word in words]
+    files = [
+        value or after for (flag, _, value), after in zip(flags, [*words[1:], ""], strict=False) if flag == "--config"
+    ]
+    return files[-1] if files else "command line"
+
+
+def make_parser(command: str, description: str) -> Parser:
+    """A parser with --help and --version; jsonargparse adds --print_config where there is a `config` argument."""
+    return Parser(
+        prog=command,
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+        version=f"classmix-harness {__version__}",
+    )
+
+
+def with_shipped_files(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with the names of shipped files (`--space tau_ema`) as paths."""
+    found: list[str] = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if equals and flag in SHIPPED:
+            word = f"{flag}={shipped_file(flag, value)}"
+        elif found and found[-1] in SHIPPED:
+            word = shipped_file(found[-1], word)
+        found.append(word)
+    return found
+
+
+def shipped_file(flag: str, name: str) -> str:
+    """The path of the shipped file of that name, if there is one and no file of the user's lies at `name`."""
+    if Path(name).exists():
+        return name
+    here = Path(__file__).parents[1]
+    places = [home / SHIPPED[flag] / f"{Path(name).stem}.yaml" for home in (here, here.parent)]  # a wheel, a checkout
+    return next((str(path) for path in places if Path(name).parent == Path() and path.is_file()), name)

@@ -1,0 +1,114 @@
+"""The connection to Ray: one of our own for as long as a block lasts, or a cluster; and what there is room for."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from harness import RAY_ENVIRONMENT
+from harness.config.search import Resources
+from harness.errors import UserError
+
+OBJECT_STORE_BYTES = 100 * 1024 * 1024  # nothing large goes through it
+
+
+def quiet() -> None:
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def connected(address: str | None, verbose: bool, **options: Any) -> Iterator[None]:
+    """A Ray of our own for as long as the block lasts, or a cluster's.
+
+    Raises:
+        UserError: no cluster answers at the address.
+    """
+    if not verbose:
+        quiet()
+    local: dict[str, Any] = {}
+    if address is None:
+        local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, **options}
+        os.environ.pop("RAY_ADDRESS", None)
+    else:  # a cluster does not inherit our environment; given to a Ray of our own, it would make it start afresh
+        local = {"runtime_env": {"env_vars": RAY_ENVIRONMENT}}
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=verbose,
+            logging_level=logging.INFO if verbose else logging.ERROR,
+            **local,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if address is None:
+            raise
+        reason = str(error).splitlines()[0]
+        if "RAY_AUTH_MODE" not in os.environ:  # Ray says no more than that it cannot connect
+            reason += " (one with token authentication, Ray's default, needs RAY_AUTH_MODE=token, or --address auto)"
+        raise UserError(f"--address: a Ray cluster must answer there, but got {address}: {reason}") from error
+    if not verbose:
+        quiet()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cluster_resources(address: str) -> dict[str, float]:
+    """What a cluster has, such as CPU and GPU."""
+    with connected(address, verbose=False):
+        return ray.cluster_resources()
+
+
+@contextmanager
+def connected_for_trials(resources: Resources, address: str | None, verbose: bool) -> Iterator[int]:
+    """Ray for a study, and how many trials fit at a time. One of our own has as many cores as a trial needs even where
+    there are fewer.
+
+    Raises:
+        UserError: no cluster answers, it has no room for a trial, or trials of several workers would leak.
+    """
+    several = resources.workers_per_trial > 1
+    cores = max(os.cpu_count() or 1, resources.all_cpus)
+    with connected(address, verbose, num_cpus=cores, include_dashboard=several):  # the State API lives in it
+        if several and not state_api_answers():
+            rule = "trials of several workers need Ray's State API, which frees what a killed trial leaves behind"
+            got = resources.workers_per_trial
+            raise UserError(
+                f"resources.workers: {rule}, but it does not answer (is ray[default] installed?); got {got}."
+            )
+        yield max_concurrent_trials(resources)
+
+
+def state_api_answers() -> bool:
+    """Whether Ray's State API can be reached; Ray Train needs it to free what a killed trial leaves behind."""
+    from ray.util.state import list_actors
+
+    try:
+        list_actors(limit=1, timeout=10)
+    except Exception:  # of many kinds: connection, aiohttp, its own
+        return False
+    return True
+
+
+def max_concurrent_trials(resources: Resources) -> int:
+    """How many trials fit at a time.
+
+    Raises:
+        UserError: none.
+    """
+    fit = 0
+    for node in ray.nodes():
+        there = node["Resources"] if node["Alive"] else {}
+        workers = int(there.get("CPU", 0) // resources.cpus)
+        if resources.gpus:
+            on_each = int(1 / resources.gpus + 1e-9) if resources.gpus < 1 else 1
+            workers = min(workers, on_each * int(there.get("GPU", 0)))
+        fit += workers
+    each = resources.workers_per_trial
+    if fit < each:
+        raise UserError(f"resources: {each} worker(s) a trial asked for, but there is room for {fit}.")
+    return fit // each

@@ -1,0 +1,107 @@
+"""Where the training loop runs as one of several Ray Train workers, and the actor through which rank 0 is heard."""
+
+import time
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.actor import ActorHandle
+from torch import Tensor, nn
+
+from harness.errors import TrialPruned
+from harness.training.context import Progress
+
+
+@ray.remote(num_cpus=0)
+class ProgressActor:
+    """What rank 0 shows and reports, and its result; the driver polls it, and answers reports."""
+
+    def __init__(self) -> None:
+        self.progress: list[Progress] = []
+        self.result: dict[str, float] | None = None
+        self.error: str | None = None
+        self.reports: list[dict[str, float]] = []
+        self.answers: dict[int, bool] = {}
+        self.closed = False
+
+    def put(self, progress: Progress) -> None:
+        self.progress.append(progress)
+
+    def take(self) -> list[Progress]:
+        taken, self.progress = self.progress, []
+        return taken
+
+    def report(self, metrics: dict[str, float]) -> int:
+        """The number under which the answer can be asked for."""
+        self.reports.append(metrics)
+        return len(self.reports) - 1
+
+    def reported(self, first: int) -> list[dict[str, float]]:
+        """The reports from a number on."""
+        return self.reports[first:]
+
+    def reply(self, number: int, go_on: bool) -> None:
+        self.answers[number] = go_on
+
+    def close(self) -> None:
+        """From now on every answer is no."""
+        self.closed = True
+
+    def answer(self, number: int) -> bool | None:
+        return self.answers.get(number, False if self.closed else None)
+
+    def end(self, result: dict[str, float] | None, error: str | None) -> None:
+        self.result, self.error = result, error
+
+    def outcome(self) -> tuple[dict[str, float] | None, str | None]:
+        return self.result, self.error
+
+
+class RayTrainContext:
+    """One of several workers of a Ray TorchTrainer.
+
+    Args:
+        progress_actor: handle of the actor that rank 0 tells its progress.
+    """
+
+    def __init__(self, progress_actor: ActorHandle) -> None:
+        ray_context = ray.train.get_context()
+        self.rank, self.world_size = ray_context.get_world_rank(), ray_context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self.progress_actor = progress_actor
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return ray.train.torch.prepare_model(model)
+
+    def mean(self, value: Tensor) -> Tensor:
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+        return value / self.world_size
+
+    def show(self, progress: Progress) -> None:
+        self.progress_actor.put.remote(progress)
+
+    def report(self, metrics: dict[str, float]) -> None:
+        ray.train.report(metrics)
+
+    def stopping(self) -> bool:
+        return False
+
+
+class RayTrialContext(RayTrainContext):
+    """One of several workers that are a trial of a search together."""
+
+    def show(self, progress: Progress) -> None:
+        pass
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """Rank 0 tells the trial's process through the actor and waits for its answer, all others for rank 0."""
+        stop = torch.zeros(1, device=self.device)
+        if self.rank == 0:
+            number: int = ray.get(self.progress_actor.report.remote(metrics))  # type: ignore[assignment]
+            while (answer := ray.get(self.progress_actor.answer.remote(number))) is None:
+                time.sleep(0.02)
+            stop += not answer
+        if self.mean(stop).item() > 0:
+            raise TrialPruned

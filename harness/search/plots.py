@@ -1,0 +1,65 @@
+"""Plots of a search as one page, and its database for optuna-dashboard."""
+
+import html
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+from plotly.graph_objects import Figure
+
+from harness.config.search import SearchConfig
+from harness.search.search_space import SearchParameter
+from harness.search.searcher import frozen
+from harness.search.trial_store import TrialRecord
+from harness.tracking import Run
+
+
+def log_plots(
+    search: SearchConfig, axes: Sequence[SearchParameter], records: Sequence[TrialRecord], folder: Path, parent: Run
+) -> None:
+    """optuna.visualization's plots, and a database for optuna-dashboard."""
+    exported = export_study(
+        folder / "optuna.db", folder.name, search.mode, [frozen(record, axes) for record in records]
+    )
+    parent.file(folder / "optuna.db")
+    write_plots(folder / "plots.html", figures(exported))
+    parent.file(folder / "plots.html")
+
+
+def write_plots(path: Path, plots: Mapping[str, Figure]) -> None:
+    """All on one page, which carries plotly.js itself: what MLflow's log_figure writes is blank without a network."""
+    parts = [f"<!doctype html><meta charset='utf-8'><title>{html.escape(path.parent.name)}</title>"]
+    for number, (name, figure) in enumerate(plots.items()):
+        parts += [f"<h2>{name.replace('_', ' ')}</h2>", figure.to_html(full_html=False, include_plotlyjs=number == 0)]
+    path.write_text("\n".join(parts), encoding="utf-8")
+
+
+def export_study(path: Path, name: str, mode: str, trials: Sequence[optuna.trial.FrozenTrial]) -> optuna.Study:
+    """Write finished trials to an Optuna database, which optuna-dashboard opens; replaces the file."""
+    part = path.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    direction = optuna.study.StudyDirection.MAXIMIZE if mode == "max" else optuna.study.StudyDirection.MINIMIZE
+    study = optuna.create_study(storage=f"sqlite:///{part}", study_name=name, direction=direction)
+    study.add_trials(list(trials))
+    study._storage.remove_session()
+    os.replace(part, path)
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{path}")
+
+
+def figures(study: optuna.Study) -> dict[str, Figure]:
+    """optuna.visualization's plots of a study, as plotly figures by name."""
+    if not any(trial.state == TrialState.COMPLETE for trial in study.trials):
+        return {}
+    visualization = optuna.visualization
+    plots = {
+        "learning_curves": visualization.plot_intermediate_values(study),  # the only one of trials stopped early too
+        "history": visualization.plot_optimization_history(study),
+        "slice": visualization.plot_slice(study),
+        "parallel_coordinate": visualization.plot_parallel_coordinate(study),
+    }
+    values = {trial.value for trial in study.trials if trial.state == TrialState.COMPLETE}
+    if len(values) > 1:  # importance has nothing to explain in one value
+        plots["importance"] = visualization.plot_param_importances(study)
+    return plots
