@@ -1,14 +1,12 @@
-"""Networks: from a name to logits of the input's size."""
+"""Networks by name: their seed, their head, and which settings fit which."""
 
 import pytest
 import torch
 from torch import nn
 
-from classmix_core.augment import normalise
 from classmix_core.config import TORCHVISION_NETWORKS, ModelConfig
 from classmix_core.errors import InvalidValue
 from classmix_core.models import build_model, head_prefixes
-from classmix_core.models.build import EncoderInput
 
 CLASSES = 13  # divides no other number of channels
 SMALLEST = "lraspp_mobilenet_v3_large"
@@ -20,96 +18,10 @@ def build(**fields: object) -> nn.Module:
     return build_model(ModelConfig(**fields), CLASSES)
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
-@pytest.mark.parametrize("depth", [1, 3])
-@pytest.mark.parametrize("size", [(1, 1), (5, 7), (13, 9), (16, 24), (31, 64)])
-def test_unet_answers_at_any_size(norm: str, depth: int, size: tuple[int, int]) -> None:
-    logits = build(norm=norm, depth=depth, width=4).eval()(torch.rand(2, 3, *size))
-    assert logits.shape == (2, CLASSES, *size)
-    assert logits.isfinite().all()
-
-
-@pytest.mark.parametrize("norm", ["batch", "group"])
-def test_group_norm_alone_does_not_see_the_rest_of_the_batch(norm: str) -> None:
-    network = build(norm=norm, width=4).train()
-    image = torch.rand(3, 3, 21, 26)
-    alone, together = network(image[:1]), network(image)[:1]
-    assert torch.allclose(alone, together, atol=1e-5) == (norm == "group")
-
-
-def test_unet_grows_with_its_width_and_depth() -> None:
-    def count(**fields: object) -> int:
-        return sum(p.numel() for p in build(**fields).parameters())
-
-    assert count(width=4, depth=1) < count(width=8, depth=1) < count(width=8, depth=2)
-
-
 def test_the_global_seed_decides_the_weights() -> None:
     first, second = build(), build()
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
-
-
-# torchvision's deeplab pools to one pixel an image, which batch norm refuses at batch 1 while training
-@pytest.mark.parametrize(
-    "name",
-    [SMALLEST, *(pytest.param(name, marks=pytest.mark.slow) for name in TORCHVISION_NETWORKS if name != SMALLEST)],
-)
-def test_torchvision_names_answer_at_the_size_of_the_input(name: str) -> None:
-    network = build(name=name).eval()
-    with torch.no_grad():
-        assert network(torch.rand(1, 3, 64, 72)).shape == (1, CLASSES, 64, 72)
-
-
-def test_torchvision_networks_take_batches_in_training() -> None:
-    logits = build(name=SMALLEST).train()(torch.rand(2, 3, 64, 64))
-    logits.sum().backward()
-    assert logits.shape == (2, CLASSES, 64, 64)
-
-
-def test_smp_names_answer_at_any_size() -> None:
-    pytest.importorskip("segmentation_models_pytorch")
-    network = build(name=SMP).eval()
-    for size in ((32, 64), (33, 45)):
-        with torch.no_grad():
-            assert network(torch.rand(1, 3, *size)).shape == (1, CLASSES, *size)
-
-
-def test_an_encoder_gets_images_normalised_as_its_weights_expect() -> None:
-    pytest.importorskip("segmentation_models_pytorch")
-    image = torch.rand(2, 3, 32, 64)
-    for encoder, expected in (("tf_efficientnet_lite0", 2 * image - 1), ("resnet18", normalise(image))):
-        network = build(name=f"smp/Unet/{encoder}").eval()
-        assert isinstance(network, EncoderInput)
-        seen: list[torch.Tensor] = []
-        network.network.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
-        network(normalise(image))
-        assert torch.allclose(seen[0], expected, atol=1e-6), encoder
-        assert not any(name in ("scale", "shift") for name in network.state_dict())
-
-
-def test_an_encoder_that_timm_alone_knows_is_found_for_deeplab() -> None:
-    pytest.importorskip("segmentation_models_pytorch")
-    network = build(name="smp/DeepLabV3Plus/tf_efficientnet_lite0").eval()
-    with torch.no_grad():
-        assert network(torch.rand(1, 3, 33, 45)).shape == (1, CLASSES, 33, 45)
-
-
-@pytest.mark.parametrize(
-    "name", ["smp/Nonsense/resnet18", "smp/Unet/nonsense18", "smp/DeepLabV3Plus/densenet121", "smp/DPT/resnet34"]
-)
-def test_a_decoder_or_encoder_that_smp_does_not_know_is_refused(name: str) -> None:
-    pytest.importorskip("segmentation_models_pytorch")
-    with pytest.raises(InvalidValue, match=f"segmentation_models_pytorch knows .*'{name}'") as caught:
-        build(name=name)
-    assert caught.value.field == "name"
-
-
-def test_smp_that_is_not_installed_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "segmentation_models_pytorch", None)
-    with pytest.raises(InvalidValue, match=r"segmentation_models_pytorch is installed \(pip install") as caught:
-        build(name=SMP)
-    assert caught.value.field == "name"
 
 
 @pytest.mark.parametrize(
