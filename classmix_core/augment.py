@@ -2,7 +2,7 @@
 
 Every function draws one value an image from the given generator; no loop over images, no host sync.
 
-Shapes: B batch, C = 3 channels, H W image. Images are float RGB in 0..1 until `normalise`.
+Shapes: B batch, C = 3 channels, H W image. Images are float RGB in 0..1.
 """
 
 from functools import lru_cache
@@ -13,9 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from classmix_core.mixing import paste
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 LUMA = (0.299, 0.587, 0.114)
 RGB_TO_YIQ = (LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
@@ -35,12 +32,6 @@ def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
 def to_float(image_BCHW: Tensor) -> Tensor:
     """uint8 0..255 to float32 0..1."""
     return image_BCHW.float().div_(255)
-
-
-def normalise(image_BCHW: Tensor) -> Tensor:
-    """Float RGB 0..1 to the zero mean and unit variance of ImageNet, as torchvision's weights expect."""
-    mean, std = (constant(values, image_BCHW.device).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return (image_BCHW - mean) / std
 
 
 def flip(image_BCHW: Tensor, label_BHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

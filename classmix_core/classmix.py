@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from classmix_core.augment import color_jitter, flip, gaussian_blur, normalise, to_float
+from classmix_core.augment import color_jitter, flip, gaussian_blur, to_float
 from classmix_core.config import ClassMixConfig
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.ema import update_teacher_, warmed_up_decay
@@ -65,7 +65,7 @@ def same(value: Tensor) -> Tensor:
 @torch.no_grad()
 def pseudo_label(teacher: nn.Module, image_UCHW: Tensor) -> tuple[Tensor, Tensor]:
     """The teacher's label (int64) and its probability (float32), both (U, H, W), of float images in 0..1."""
-    logits_UKHW = teacher(normalise(image_UCHW)).float()
+    logits_UKHW = teacher(image_UCHW).float()
     top_UHW, label_UHW = logits_UKHW.max(1)
     return label_UHW, (top_UHW - logits_UKHW.logsumexp(1)).exp()
 
@@ -120,7 +120,7 @@ class ClassMix:
     """The training step over a student and its teacher.
 
     Args:
-        student: maps normalised float images (B, 3, H, W) to logits (B, K, H, W); may be wrapped for data parallelism.
+        student: maps float RGB images 0..1 (B, 3, H, W) to logits (B, K, H, W); may be wrapped for data parallelism.
         teacher: a copy of the bare student.
         optimizer, schedule: of the student; the schedule counts steps.
         num_classes: K.
@@ -195,7 +195,7 @@ class ClassMix:
     def supervised_loss(self, image_LCHW: Tensor, label_LHW: Tensor) -> StepResult:
         valid_pixels = self.mean_over_workers((label_LHW != IGNORE_INDEX).sum().float())
         with self.autocast():
-            logits_LKHW = self.student(normalise(image_LCHW))
+            logits_LKHW = self.student(image_LCHW)
         loss = labelled_loss(logits_LKHW, label_LHW, valid_pixels)
         zero = torch.zeros_like(loss)
         return StepResult(loss, loss, zero, zero)
@@ -211,7 +211,7 @@ class ClassMix:
         lambda_ = consistency_weight(self.config.weight, confident_UHW, valid_UHW, share, ramp)
 
         with self.autocast():
-            logits_BKHW = self.student(normalise(torch.cat((image_LCHW, mixed.image_UCHW))))
+            logits_BKHW = self.student(torch.cat((image_LCHW, mixed.image_UCHW)))
         logits_LKHW, logits_UKHW = logits_BKHW.split((len(image_LCHW), len(mixed.image_UCHW)))
         labelled = labelled_loss(logits_LKHW, label_LHW, valid_labelled)
         unlabelled = consistency_loss(logits_UKHW, mixed.pseudo_label_UHW, lambda_, valid_mixed)

@@ -29,12 +29,17 @@ def update_teacher_(teacher: nn.Module, student: nn.Module, decay: float, averag
     (torch's AveragedModel has the same arithmetic, but asks its counter on the device at every update.)
 
     Args:
-        average_buffers: treat floating point buffers (batch norm statistics) like parameters. Leave it off when the
-            teacher's own forward passes keep them.
+        average_buffers: treat `running_statistics` like parameters. Leave it off when the teacher's own forward passes
+            keep them.
     """
     pairs: list[tuple[Tensor, Tensor]] = list(zip(teacher.parameters(), student.parameters(), strict=True))
     if average_buffers:
-        buffers = zip(teacher.buffers(), student.buffers(), strict=True)
-        pairs += [(ours, theirs) for ours, theirs in buffers if ours.is_floating_point()]
+        pairs += zip(running_statistics(teacher), running_statistics(student), strict=True)
     averages, values = ([pair[side].detach() for pair in pairs] for side in (0, 1))
     get_ema_multi_avg_fn(decay)(averages, values, None)
+
+
+def running_statistics(network: nn.Module) -> list[Tensor]:
+    """Means and variances of batch norms: the floating point buffers that are saved, so not the constants."""
+    saved = network.state_dict()
+    return [buffer for name, buffer in network.named_buffers() if name in saved and buffer.is_floating_point()]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classmix_core.augment import normalise, to_float
+from classmix_core.augment import to_float
 from classmix_core.config import InferenceConfig
 from classmix_core.metrics import confusion_matrix
 from classmix_core.sliding_window import WHOLE, mean_logits
@@ -40,7 +40,7 @@ def pieces(batch: Tensor, inference: InferenceConfig) -> tuple[Tensor, ...]:
 def mean_logits_at(
     network: nn.Module, image_BCHW: Tensor, size: tuple[int, int] | None, inference: InferenceConfig
 ) -> Tensor:
-    logits = mean_logits(network, normalise(to_float(image_BCHW)), inference)
+    logits = mean_logits(network, to_float(image_BCHW), inference)
     if size is None or size == tuple(logits.shape[-2:]):
         return logits
     return F.interpolate(logits, size, mode="bilinear", align_corners=True)

@@ -19,7 +19,7 @@ WHOLE = InferenceConfig()
 
 
 def mean_logits(network: nn.Module, image_BCHW: Tensor, inference: InferenceConfig) -> Tensor:
-    """Logits (B, K, H, W) of normalised float images, averaged over the inference: float32 where there are several."""
+    """Logits (B, K, H, W) of float images, averaged over the inference: float32 where there are several."""
     if len(inference.scales) == 1:
         return at_scale(network, image_BCHW, inference.scales[0], inference)
     total = at_scale(network, image_BCHW, inference.scales[0], inference).float()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classmix_core.config import ASPP_DILATIONS
+from classmix_core.models.normalise import Normalise
 
 
 class DeepLabV2(nn.Module):
@@ -22,6 +23,7 @@ class DeepLabV2(nn.Module):
 
     def __init__(self, num_classes: int, aspp_branches: int = len(ASPP_DILATIONS)) -> None:
         super().__init__()
+        self.normalise = Normalise()
         self.backbone = trunk()
         branches = [nn.Conv2d(2048, num_classes, 3, padding=dilation, dilation=dilation) for dilation in ASPP_DILATIONS]
         for branch in branches:
@@ -35,8 +37,8 @@ class DeepLabV2(nn.Module):
         ]
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Normalised float images (B, 3, H, W) to float logits (B, K, H, W)."""
-        features = self.backbone(image_BCHW)
+        """Float RGB images 0..1 (B, 3, H, W) to float logits (B, K, H, W)."""
+        features = self.backbone(self.normalise(image_BCHW))
         logits_BKhw = self.classifier[0](features)
         for branch in self.classifier[1 : self.aspp_branches]:
             logits_BKhw = logits_BKhw + branch(features)

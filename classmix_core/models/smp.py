@@ -2,12 +2,11 @@
 
 from contextlib import suppress
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classmix_core.augment import MEAN, STD
 from classmix_core.errors import InvalidValue
+from classmix_core.models.normalise import MEAN, STD, Normalise
 
 
 class SmpNetwork(nn.Module):
@@ -17,24 +16,16 @@ class SmpNetwork(nn.Module):
         mean, std: of the images that the encoder's weights were trained on, by channel, on the scale 0..1.
     """
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
+        self.normalise = Normalise(mean, std)
         self.network = network
-        # from the normalisation of all our networks to this one; not saved: it belongs to the name of the encoder
-        self.rescaled = (mean, std) != (MEAN, STD)
-        if self.rescaled:
-            our_mean, our_std, its_mean, its_std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD, mean, std))
-            self.register_buffer("scale", our_std / its_std, persistent=False)
-            self.register_buffer("shift", (our_mean - its_mean) / its_std, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        if self.rescaled:
-            x = x * self.scale + self.shift
-        padded = F.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")  # these encoders halve five times
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        height, width = image_BCHW.shape[-2:]
+        image_BCHW = self.normalise(image_BCHW)
+        # these encoders halve five times
+        padded = F.pad(image_BCHW, (0, -width % 32, 0, -height % 32), mode="replicate")
         return self.network(padded)[..., :height, :width]
 
 

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from classmix_core.config import BatchNormMode
 from classmix_core.models.frozen_norm import freeze_batch_norm_
+from classmix_core.models.normalise import Normalise
 
 
 class TorchvisionNetwork(nn.Module):
@@ -11,11 +12,12 @@ class TorchvisionNetwork(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
+        self.normalise = Normalise()
         self.network = network
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, image_BCHW: Tensor) -> Tensor:
         # torchvision resizes with align_corners=False: the same place to within a fraction of an output cell
-        return self.network(x)["out"]
+        return self.network(self.normalise(image_BCHW))["out"]
 
 
 def build_torchvision(name: str, num_classes: int, batch_norm: BatchNormMode) -> TorchvisionNetwork:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from classmix_core.models.normalise import Normalise
+
 Norm = Literal["batch", "group"]
 
 
@@ -32,6 +34,7 @@ class UNet(nn.Module):
 
     def __init__(self, num_classes: int, width: int, depth: int, norm: Norm) -> None:
         super().__init__()
+        self.normalise = Normalise()
         widths = [width * min(2**level, 4) for level in range(depth + 1)]
         self.down = nn.ModuleList(
             nn.Sequential(layer(inputs, outputs, norm), layer(outputs, outputs, norm))
@@ -44,7 +47,7 @@ class UNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        padded = F.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
+        padded = F.pad(self.normalise(image), (0, width % 2, 0, height % 2), mode="replicate")
         # channels_last convolves 1.4 times as fast on CPUs
         x = F.pixel_unshuffle(padded, 2).contiguous(memory_format=torch.channels_last)
         skips: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""A network as an ONNX file, with its normalisation inside: uint8 images in, logits out, of any number and size."""
+"""A network as an ONNX file, uint8 images in, logits out, of any number and size."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from classmix_core.augment import MEAN, STD
+from classmix_core.augment import to_float
 from harness.atomic import atomic_file
 from harness.errors import RunFailed, UserError
 
@@ -18,18 +18,12 @@ TOLERANCE = 1e-4
 class FromBytes(nn.Module):
     """uint8 RGB images (B, 3, H, W) to logits (B, K, H, W)."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        # buffers, as the core's cached constants would take the place of tensors that are traced
-        self.register_buffer("mean", 255 * torch.tensor(MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(STD).view(1, 3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.network((image.float() - self.mean) / self.std)
+        return self.network(to_float(image))
 
 
 def check_installed() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from classmix_core.classmix import ClassMix
 from classmix_core.data import Role
 from classmix_core.data.samples import Samples
-from classmix_core.ema import make_teacher
+from classmix_core.ema import make_teacher, running_statistics
 from classmix_core.models import build_model, head_prefixes
 from classmix_core.optim import build_optimizer, build_schedule
 from harness.config.train import TrainConfig
@@ -170,9 +170,8 @@ class Trainer:
         if self.context.world_size == 1:
             return
         for network in (self.model, self.teacher):
-            for buffer in network.buffers():
-                if buffer.is_floating_point():
-                    buffer.copy_(self.context.mean(buffer))
+            for statistic in running_statistics(network):
+                statistic.copy_(self.context.mean(statistic))
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 

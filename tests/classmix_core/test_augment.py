@@ -13,13 +13,10 @@ from torchvision.transforms.v2 import functional as reference
 from classmix_core.augment import (
     BLUR_SIGMA_MIN,
     LUMA,
-    MEAN,
-    STD,
     color_jitter,
     flip,
     gaussian_blur,
     jitter_matrix,
-    normalise,
     to_float,
 )
 
@@ -41,10 +38,6 @@ def luma(image_BCHW: Tensor) -> Tensor:
 def test_to_float_maps_0_to_0_and_255_to_1() -> None:
     image = torch.tensor([0, 51, 255], dtype=torch.uint8)
     assert to_float(image).tolist() == pytest.approx([0, 0.2, 1])
-
-
-def test_normalise_agrees_with_torchvision(image: Tensor) -> None:
-    torch.testing.assert_close(normalise(image), reference.normalize(image, list(MEAN), list(STD)))
 
 
 def test_flip_mirrors_image_and_label_together_or_not_at_all(generator: torch.Generator) -> None:
@@ -178,7 +171,6 @@ def test_blur_keeps_an_even_image_even(generator: torch.Generator) -> None:
 def test_what_is_given_is_left_as_it_was(image: Tensor, generator: torch.Generator) -> None:
     label = torch.zeros(5, 13, 11, dtype=torch.uint8)
     image_before, label_before = image.clone(), label.clone()
-    normalise(image)
     flip(image, label, generator)
     color_jitter(image, 0.5, 1.0, generator)
     gaussian_blur(image, 1.15, 1.0, generator)

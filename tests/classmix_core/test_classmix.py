@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from classmix_core.augment import normalise, to_float
+from classmix_core.augment import to_float
 from classmix_core.classmix import Batch, ClassMix, Mixed, StepResult, mix_unlabelled, pseudo_label
 from classmix_core.config import MIXES, WEIGHTS, ClassMixConfig, ModelConfig, OptimConfig
 from classmix_core.constants import IGNORE_INDEX
@@ -104,7 +104,7 @@ class Calls:
 def test_pseudo_label_is_the_teachers_argmax_and_its_softmax_probability() -> None:
     teacher, image = pixel_network(), to_float(make_batch().image_UCHW)
     label_UHW, confidence_UHW = pseudo_label(teacher, image)
-    probability_UKHW = teacher(normalise(image)).softmax(1)
+    probability_UKHW = teacher(image).softmax(1)
     assert label_UHW.dtype == torch.int64
     assert confidence_UHW.dtype == torch.float32
     assert torch.equal(label_UHW, probability_UKHW.argmax(1))
@@ -210,7 +210,7 @@ def test_lambda_image_weighs_each_image_by_its_own_share() -> None:
     confidence = torch.zeros(U, H, W)
     confidence[1] = 1.0
     mixed, network = hand_made(confidence), pixel_network()
-    ce = nn.functional.cross_entropy(network(normalise(mixed.image_UCHW)), mixed.pseudo_label_UHW, reduction="none")
+    ce = nn.functional.cross_entropy(network(mixed.image_UCHW), mixed.pseudo_label_UHW, reduction="none")
     by_image, by_batch = (losses_of(make_step(network, weight=w), mixed).loss_unlabelled for w in ("image", "batch"))
     assert by_image.item() == pytest.approx(ce[1].sum().item() / ce.numel(), rel=1e-5)
     assert by_batch.item() == pytest.approx(ce.mean().item() / U, rel=1e-5)
@@ -238,7 +238,7 @@ def test_the_loss_is_labelled_plus_factor_times_unlabelled(factor: float) -> Non
 def test_the_labelled_loss_is_that_of_the_labelled_images() -> None:
     batch, network = make_batch(), pixel_network()
     expected = labelled_loss(
-        network(normalise(to_float(batch.image_LCHW))), batch.label_LHW, (batch.label_LHW != IGNORE_INDEX).sum()
+        network(to_float(batch.image_LCHW)), batch.label_LHW, (batch.label_LHW != IGNORE_INDEX).sum()
     )
     torch.testing.assert_close(losses_of(make_step(network), hand_made(torch.ones(U, H, W))).loss_labelled, expected)
 
@@ -387,7 +387,7 @@ def test_running_statistics_of_the_teacher_are_right_when_it_is_evaluated(factor
         step.step(given, index)
     recomputed = copy.deepcopy(step.teacher).train()
     seen = batch.image_UCHW if factor else batch.image_LCHW
-    update_bn([normalise(to_float(seen))], recomputed)
+    update_bn([to_float(seen)], recomputed)
     torch.testing.assert_close(step.teacher[1].running_mean, recomputed[1].running_mean, rtol=0.05, atol=0.03)
     torch.testing.assert_close(step.teacher[1].running_var, recomputed[1].running_var, rtol=0.05, atol=0.01)
 

@@ -87,7 +87,7 @@ def test_names_and_shapes_of_the_trunk_are_torchvisions() -> None:
 def test_logits_are_the_resized_sum_of_the_first_branches(network: DeepLabV2, branches: int) -> None:
     image = torch.rand(2, 3, *SIZE)
     with torch.no_grad():
-        features = network.backbone(image)
+        features = network.backbone(network.normalise(image))
         expected = torch.zeros(2, CLASSES, *features.shape[-2:])
         for branch, dilation in zip(network.classifier[:branches], (6, 12, 18, 24), strict=False):
             expected += F.conv2d(features, branch.weight, branch.bias, padding=dilation, dilation=dilation)
