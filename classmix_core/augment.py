@@ -1,6 +1,6 @@
 """Augmentation of whole batches on their device: weak (geometry, images with labels) and strong (colour, images alone).
 
-Every function draws one value an image from the given generator; no loop over images, no host sync.
+Random values come from the given generator, one for each image; no loop over images, no host sync.
 
 Shapes: B batch, C = 3 channels, H W image. Images are float RGB in 0..1.
 """

@@ -57,11 +57,6 @@ class StepResult(NamedTuple):
     """Mean weight of the valid pixels of the mixed images of this worker."""
 
 
-def same(value: Tensor) -> Tensor:
-    """The mean over one worker."""
-    return value
-
-
 @torch.no_grad()
 def pseudo_label(teacher: nn.Module, image_UCHW: Tensor) -> tuple[Tensor, Tensor]:
     """The teacher's label (int64) and its probability (float32), both (U, H, W), of float images in 0..1."""
@@ -108,8 +103,8 @@ def mix_unlabelled(
 def weak_augment(
     image_BCHW: Tensor, label_BHW: Tensor, flips: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """uint8 images to float 0..1, flipped together with their labels. (Zoom and crop come before, as a crop's frame is
-    cut from the zoomed image: `TrainingSet`.)"""
+    """uint8 images to float 0..1, flipped together with their labels. (The random zoom and crop come earlier, when
+    an image is loaded.)"""
     image_BCHW = to_float(image_BCHW)
     if flips:
         image_BCHW, label_BHW = flip(image_BCHW, label_BHW, generator)
@@ -129,7 +124,7 @@ class ClassMix:
         generator: on the student's device; everything random in a step comes from it.
         flips: whether labelled and unlabelled images are mirrored at random.
         precision: bf16 runs the networks under autocast; losses are float32 always.
-        mean_over_workers: averages a small tensor over all workers.
+        mean_over_workers: averages a small tensor over all workers; by default there is one.
     """
 
     def __init__(
@@ -145,7 +140,7 @@ class ClassMix:
         generator: torch.Generator,
         flips: bool = True,
         precision: Literal["fp32", "bf16"] = "fp32",
-        mean_over_workers: Callable[[Tensor], Tensor] = same,
+        mean_over_workers: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> None:
         self.student, self.teacher, self.optimizer, self.schedule = student, teacher, optimizer, schedule
         self.num_classes, self.config, self.steps, self.generator = num_classes, config, steps, generator

@@ -246,11 +246,11 @@ class InferenceConfig:
     stride: Size | None = None
     """Steps down and right from window to window, at most the window; None: 2/3 of it."""
     batch: int = 16
-    """Windows a forward pass."""
+    """Windows in one forward pass."""
     flip: bool = False
-    """Average with the mirrored view."""
+    """Average with the logits of the mirrored image."""
     scales: tuple[float, ...] = (1.0,)
-    """Sizes at which the image is looked at, as factors."""
+    """Factors by which the image is resized, a pass for each."""
 
     def __post_init__(self) -> None:
         require(self.batch >= 1, "batch", "batch >= 1", self.batch)

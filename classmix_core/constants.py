@@ -1,4 +1,4 @@
-"""Numbers that all parts agree on."""
+"""Numbers that every part of the program uses."""
 
 IGNORE_INDEX = 255
 """The label of pixels that carry none: void, padding."""

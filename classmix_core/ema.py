@@ -13,7 +13,7 @@ def make_teacher(student: nn.Module) -> nn.Module:
 
 
 def warmed_up_decay(step: int, decay: float) -> float:
-    """min(1 - 1 / (step + 1), decay): early on the average covers just the steps there were.
+    """min(1 - 1 / (step + 1), decay): early on the average is over the few steps there were.
 
     Args:
         step: 0 at the first optimiser step, where the teacher becomes a copy of the student.
@@ -26,7 +26,7 @@ def warmed_up_decay(step: int, decay: float) -> float:
 def update_teacher_(teacher: nn.Module, student: nn.Module, decay: float, average_buffers: bool) -> None:
     """teacher = decay * teacher + (1 - decay) * student, all parameters in a few fused calls, without a host sync.
 
-    (torch's AveragedModel has the same arithmetic, but asks its counter on the device at every update.)
+    (torch's AveragedModel has the same arithmetic, but reads a counter from the device at every update.)
 
     Args:
         average_buffers: treat `running_statistics` like parameters. Leave it off when the teacher's own forward passes

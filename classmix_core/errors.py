@@ -4,7 +4,7 @@
 class InvalidValue(ValueError):
     """A configured value that breaks a rule.
 
-    `field` is the field's name in its own dataclass; whoever knows the path to that dataclass prefixes it.
+    `field` is the field's name in its dataclass; the caller knows where that belongs in the whole configuration.
     """
 
     def __init__(self, field: str, rule: str, value: object) -> None:

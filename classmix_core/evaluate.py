@@ -1,4 +1,4 @@
-"""Run a network over a set of labelled images."""
+"""Label images with a network, and count how often it is right."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -8,38 +8,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classmix_core.augment import to_float
-from classmix_core.config import InferenceConfig
+from classmix_core.config import InferenceConfig, Size
 from classmix_core.metrics import confusion_matrix
 from classmix_core.sliding_window import WHOLE, mean_logits
 
 
 @torch.no_grad()
 def predict(
-    network: nn.Module, image_BCHW: Tensor, size: tuple[int, int] | None = None, inference: InferenceConfig = WHOLE
+    network: nn.Module, image_BCHW: Tensor, size: Size | None = None, inference: InferenceConfig = WHOLE
 ) -> Tensor:
     """Label uint8 images.
 
     Args:
         size: H, W of the answer; logits are resized before the argmax. By default that of the images.
-        inference: the passes over which the logits are averaged. With windows the images are taken one by one, so that
-            no more than the class maps of one are held.
+        inference: the passes over which the logits are averaged. With windows the images are run one by one, so that
+            the logits of one alone are in memory.
 
     Returns:
         int64 (B, H, W).
     """
-    return torch.cat(
-        [mean_logits_at(network, part, size, inference).argmax(1) for part in pieces(image_BCHW, inference)]
-    )
+    parts = split_for_memory(image_BCHW, inference)
+    return torch.cat([resized_logits(network, part, size, inference).argmax(1) for part in parts])
 
 
-def pieces(batch: Tensor, inference: InferenceConfig) -> tuple[Tensor, ...]:
-    """The batch whole, or, where windows bound the memory, its images as batches of one."""
+def split_for_memory(batch: Tensor, inference: InferenceConfig) -> tuple[Tensor, ...]:
+    """The whole batch, or with windows its images as batches of one."""
     return (batch,) if inference.window is None else batch.split(1)
 
 
-def mean_logits_at(
-    network: nn.Module, image_BCHW: Tensor, size: tuple[int, int] | None, inference: InferenceConfig
-) -> Tensor:
+def resized_logits(network: nn.Module, image_BCHW: Tensor, size: Size | None, inference: InferenceConfig) -> Tensor:
+    """Mean logits of uint8 images, resized to `size`, by default that of the images: float (B, K, *size)."""
     logits = mean_logits(network, to_float(image_BCHW), inference)
     if size is None or size == tuple(logits.shape[-2:]):
         return logits
@@ -70,7 +68,8 @@ def evaluate(
         label_BHW = label_BHW.to(device, non_blocking=True)
         image_BCHW = image_BCHW.to(device, non_blocking=True)
         size = (label_BHW.shape[-2], label_BHW.shape[-1])
-        for image, label in zip(pieces(image_BCHW, inference), pieces(label_BHW, inference), strict=True):
+        parts = (split_for_memory(batch, inference) for batch in (image_BCHW, label_BHW))
+        for image, label in zip(*parts, strict=True):
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 prediction = predict(network, image, size, inference)
             matrix_KK += confusion_matrix(prediction, label, num_classes)

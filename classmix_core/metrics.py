@@ -1,4 +1,4 @@
-"""Confusion matrix, and what is read off it."""
+"""The confusion matrix, and the scores that follow from it."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Optimiser with a scaled head, and the polynomial schedule."""
+"""The optimiser, with a learning rate of its own for the head, and the polynomial schedule."""
 
 import re
 
@@ -16,7 +16,7 @@ def build_optimizer(model: nn.Module, head_prefixes: tuple[str, ...], config: Op
         head_prefixes: parameters whose name starts with one of these learn at `lr * head_lr_scale`.
 
     Raises:
-        InvalidValue: `lr_scales` is authors and the body is not the trunk of deeplabv2.
+        InvalidValue: `lr_scales` is authors and the body is not the backbone of deeplabv2.
     """
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

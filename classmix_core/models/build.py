@@ -28,7 +28,7 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
 
 
 def head_prefixes(name: str) -> tuple[str, ...]:
-    """Names of the parameters, of the network called `name`, that count as its head."""
+    """Prefixes of the names of the parameters in the head of the network called `name`."""
     if name == "unet":
         return ("head.",)
     if name == "deeplabv2":

@@ -24,7 +24,7 @@ class DeepLabV2(nn.Module):
     def __init__(self, num_classes: int, aspp_branches: int = len(ASPP_DILATIONS)) -> None:
         super().__init__()
         self.normalise = Normalise()
-        self.backbone = trunk()
+        self.backbone = dilated_resnet101()
         branches = [nn.Conv2d(2048, num_classes, 3, padding=dilation, dilation=dilation) for dilation in ASPP_DILATIONS]
         for branch in branches:
             nn.init.normal_(branch.weight, std=0.01)
@@ -45,7 +45,7 @@ class DeepLabV2(nn.Module):
         return F.interpolate(logits_BKhw, image_BCHW.shape[-2:], mode="bilinear", align_corners=True)
 
 
-def trunk() -> nn.Sequential:
+def dilated_resnet101() -> nn.Sequential:
     """torchvision's ResNet-101 without pooling and classifier, with the geometry of DeepLab's Caffe network.
 
     The three differences, all as in the authors' code: the stride of layer2 is in its first 1 x 1 convolution

@@ -1,4 +1,4 @@
-"""Batch norm that is trained in part or not at all, for small batches over pretrained weights."""
+"""Batch norm with frozen weights, or frozen weights and statistics, for small batches over pretrained weights."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ def freeze_batch_norm_(network: nn.Module, mode: BatchNormMode) -> None:
     """Freeze the batch norms of a network in place; the names of parameters and buffers remain.
 
     Args:
-        mode: trained leaves all as it is; frozen_affine stops the gradient of weight and bias, and training still uses
+        mode: trained changes nothing; frozen_affine stops the gradient of weight and bias, and training still uses
             (and averages) the statistics of its batches, as ClassMix's authors do; frozen freezes the statistics too.
     """
     if mode == "trained":

@@ -11,7 +11,7 @@ from classmix_core.models.normalise import Normalise
 Norm = Literal["batch", "group"]
 
 
-def layer(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
+def conv_norm_relu(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
     """A 3 x 3 convolution with norm and ReLU."""
     convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     return nn.Sequential(
@@ -22,8 +22,8 @@ def layer(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
 class UNet(nn.Module):
     """Encoder and decoder, any input size.
 
-    Squares of 2 x 2 pixels enter as 12 channels and logits are resized at the end: all layers work at half the
-    resolution or below, at a quarter of the cost.
+    Squares of 2 x 2 pixels become one pixel of 12 channels, and logits are resized at the end: all layers work at half
+    the resolution or below, at a quarter of the cost.
 
     Args:
         num_classes: K.
@@ -37,17 +37,18 @@ class UNet(nn.Module):
         self.normalise = Normalise()
         widths = [width * min(2**level, 4) for level in range(depth + 1)]
         self.down = nn.ModuleList(
-            nn.Sequential(layer(inputs, outputs, norm), layer(outputs, outputs, norm))
+            nn.Sequential(conv_norm_relu(inputs, outputs, norm), conv_norm_relu(outputs, outputs, norm))
             for inputs, outputs in zip([12, *widths], widths, strict=False)
         )
         self.up = nn.ModuleList(
-            layer(widths[level] + widths[level + 1], widths[level], norm) for level in reversed(range(depth))
+            conv_norm_relu(widths[level] + widths[level + 1], widths[level], norm) for level in reversed(range(depth))
         )
         self.head = nn.Conv2d(width, num_classes, 1)
 
-    def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        padded = F.pad(self.normalise(image), (0, width % 2, 0, height % 2), mode="replicate")
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Float RGB images 0..1 (B, 3, H, W) to float logits (B, K, H, W)."""
+        height, width = image_BCHW.shape[-2:]
+        padded = F.pad(self.normalise(image_BCHW), (0, width % 2, 0, height % 2), mode="replicate")
         # channels_last convolves 1.4 times as fast on CPUs
         x = F.pixel_unshuffle(padded, 2).contiguous(memory_format=torch.channels_last)
         skips: list[Tensor] = []

@@ -18,7 +18,7 @@ from classmix_core.config import InferenceConfig
 from classmix_core.errors import InvalidValue
 from classmix_core.evaluate import evaluate, predict
 from classmix_core.metrics import confusion_matrix
-from classmix_core.sliding_window import WHOLE, cover, mean_logits, slide, starts
+from classmix_core.sliding_window import WHOLE, mean_logits, slide, window_starts, windows_per_pixel
 
 CLASSES = 4
 
@@ -152,11 +152,11 @@ def test_a_forward_pass_takes_at_most_the_batch_of_windows(network: nn.Module) -
 def test_windows_cover_all_end_at_the_border_and_are_at_most_a_step_apart(length: int, window: int, step: int) -> None:
     window = min(window, length)
     step = min(step, window)
-    begin = starts(length, window, step)
+    begin = window_starts(length, window, step)
     assert begin[0] == 0
     assert begin[-1] == length - window
     assert all(0 < after - before <= step for before, after in pairwise(begin))
-    count = cover(begin, window, length, torch.device("cpu")).tolist()
+    count = windows_per_pixel(begin, window, length, torch.device("cpu")).tolist()
     assert count == [sum(start <= place < start + window for start in begin) for place in range(length)]
     assert min(count) >= 1
 
@@ -167,7 +167,7 @@ def test_the_stride_is_two_thirds_of_the_window_unless_given(network: nn.Module)
     assert torch.equal(mean_logits(network, picture, InferenceConfig(window=(9, 16))), expected)
 
 
-def test_the_mirrored_view_of_an_equivariant_network_changes_nothing(pointwise: nn.Module, network: nn.Module) -> None:
+def test_mirroring_changes_nothing_for_an_equivariant_network(pointwise: nn.Module, network: nn.Module) -> None:
     picture = image(2, 9, 14)
     for window in (None, (8, 8)):
         once, both = (
@@ -212,7 +212,7 @@ def test_windows_make_no_tensor_larger_than_the_class_map_of_one_image() -> None
     assert largest.bytes > one_map, "without windows a batch is run as one"
 
 
-def test_predict_and_evaluate_look_through_the_same_views(network: nn.Module) -> None:
+def test_predict_and_evaluate_make_the_same_passes(network: nn.Module) -> None:
     picture, inference = pixels(3, 21, 26), InferenceConfig(window=(8, 10), batch=3, flip=True, scales=(0.75, 1.0))
     label = pixels(3, 30, 24)[:, 0] % CLASSES
     prediction = predict(network, picture, (30, 24), inference)
@@ -221,7 +221,7 @@ def test_predict_and_evaluate_look_through_the_same_views(network: nn.Module) ->
     assert not torch.equal(prediction, predict(network, picture, (30, 24)))
 
 
-def test_the_default_view_is_one_pass_over_the_whole_image(network: nn.Module) -> None:
+def test_the_default_is_one_pass_over_the_whole_image(network: nn.Module) -> None:
     picture = image(2, 9, 14)
     assert torch.equal(mean_logits(network, picture, WHOLE), network(picture))
 
@@ -241,7 +241,7 @@ def test_the_default_view_is_one_pass_over_the_whole_image(network: nn.Module) -
         ("batch", {"batch": 0}),
     ],
 )
-def test_bad_views_are_refused_with_the_field(field: str, values: dict[str, tuple[int, int]]) -> None:
+def test_bad_values_are_refused_with_the_field(field: str, values: dict[str, tuple[int, int]]) -> None:
     with pytest.raises(InvalidValue) as refused:
         InferenceConfig(**values)  # type: ignore[arg-type]
     assert refused.value.field == field

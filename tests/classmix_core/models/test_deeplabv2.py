@@ -14,7 +14,7 @@ from torchvision.models import resnet101
 
 from classmix_core.config import ModelConfig, OptimConfig
 from classmix_core.models import build_model, head_prefixes
-from classmix_core.models.deeplabv2 import DeepLabV2, trunk
+from classmix_core.models.deeplabv2 import DeepLabV2, dilated_resnet101
 from classmix_core.optim import build_optimizer
 
 CITYSCAPES = 19
@@ -59,14 +59,14 @@ def test_parameters_are_as_many_as_the_authors(mode: str, trainable: float, tens
 
 # ceil((ceil(size / 2) - 1) / 2) + 1 after max pooling, then half of that, rounded up
 @pytest.mark.parametrize(("size", "cells"), [((512, 1024), (65, 129)), ((321, 505), (41, 64)), ((1, 9), (1, 2))])
-def test_the_trunk_ends_at_an_eighth(size: tuple[int, int], cells: tuple[int, int]) -> None:
+def test_the_backbone_ends_at_an_eighth(size: tuple[int, int], cells: tuple[int, int]) -> None:
     features = on_meta().backbone(torch.empty(1, 3, *size, device="meta"))
     assert features.shape == (1, 2048, *cells)
 
 
 def test_stride_and_dilation_are_those_of_the_caffe_network() -> None:
     with torch.device("meta"):
-        backbone = trunk()
+        backbone = dilated_resnet101()
     strided = {name for name, conv in backbone.named_modules() if isinstance(conv, nn.Conv2d) and conv.stride != (1, 1)}
     assert strided == {"conv1", "layer2.0.conv1", "layer2.0.downsample.0"}
     for layer, dilation in {"layer1": 1, "layer2": 1, "layer3": 2, "layer4": 4}.items():
@@ -76,9 +76,9 @@ def test_stride_and_dilation_are_those_of_the_caffe_network() -> None:
     assert branches == [((dilation,) * 2,) * 2 for dilation in (6, 12, 18, 24)]
 
 
-def test_names_and_shapes_of_the_trunk_are_torchvisions() -> None:
+def test_names_and_shapes_of_the_backbone_are_torchvisions() -> None:
     with torch.device("meta"):
-        ours, theirs = trunk().state_dict(), resnet101().state_dict()
+        ours, theirs = dilated_resnet101().state_dict(), resnet101().state_dict()
     shapes = {name: value.shape for name, value in theirs.items() if not name.startswith("fc.")}
     assert {name: value.shape for name, value in ours.items()} == shapes
 
@@ -116,7 +116,7 @@ def test_branches_that_do_not_count_get_no_gradient_and_data_parallelism_does_no
 
 
 def authors_rates(backbone: nn.Sequential) -> dict[str, int]:
-    """How often each parameter of the trunk appears when every module lists all parameters below it."""
+    """How often each parameter of the backbone appears when every module lists all parameters below it."""
     counts: dict[str, int] = {}
     for child_name, child in backbone.named_children():
         for module_name, module in child.named_modules(prefix=child_name):
