@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from harness import run_dir
 from harness.cli.command import run_command
 from harness.cli.display import TrainingDisplay, out, show_result
 from harness.cli.options import CommonOptions, add_common_options
@@ -41,21 +42,18 @@ def build_parser() -> Parser:
 def main(args: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if args is None else args
     parsed = build_parser().read(words)
-    options, given = CommonOptions.of(parsed), train_config(parsed.as_dict())
-    # from here on with torch and MLflow, which take seconds to import
-    from harness import run_dir
-    from harness.cli import lifecycle, preflight
-
+    options, config = CommonOptions.of(parsed), train_config(parsed.as_dict())
     if options.resume:
         folder, run_record = run_dir.find_unfinished(options.storage, options.name, "train")
         if options.tracking_uri not in (None, run_record.tracking_uri):
             raise UserError(f"--tracking-uri: a resumed run keeps its own, but got {options.tracking_uri!r}.")
         config = resumed_config(folder, words)
-        workers, gpus = preflight.workers_and_gpus(config, options, parsed.wait)
     else:
-        config = given
-        workers, gpus = preflight.workers_and_gpus(config, options, parsed.wait)
         folder = run_dir.new_folder(options.storage, options.name, "train")
+    from harness.cli import lifecycle, preflight  # torch and MLflow, which take seconds to import
+
+    workers, gpus = preflight.workers_and_gpus(config, options, parsed.wait)
+    if not options.resume:
         preflight.check_data_and_network(config)
         run_record = start_run(config, folder, options.uri)
     verb, place = (

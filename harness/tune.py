@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
+from harness import run_dir
 from harness.cli.command import run_command
 from harness.cli.options import CommonOptions, add_common_options
 from harness.config.parser import Parser, make_parser
 from harness.config.search import Resources, SearchConfig, read_space
 from harness.config.train import TrainConfig, check_types, flatten, load_config, to_yaml, train_config
 from harness.errors import DONE, INTERRUPTED, UserError
+from harness.search.search_space import initial_points, search_parameters
 
 if TYPE_CHECKING:
     from harness.run_dir import RunRecord
@@ -48,29 +50,24 @@ def main(args: Sequence[str] | None = None) -> int:
     parsed = build_parser().read(args)
     options = CommonOptions.of(parsed)
     if options.resume:
+        folder, run_record = run_dir.find_unfinished(options.storage, options.name, "tune")
         refuse_changes(parsed)
+        search, base = read_space(folder / "space.yaml"), load_config(folder / "config.yaml")
     else:
         search, base, source = new_study(parsed, args)
-    # from here on with torch and MLflow, which take seconds to import, and nothing may be begun before it can go on
-    from harness import run_dir
+        initial_points(search, search_parameters(search, base, source), source)  # refuses what cannot be searched
+        folder = run_dir.new_folder(options.storage, options.name, "tune")
+    # torch, MLflow and Ray, which take seconds to import; nothing may be begun before it can go on
     from harness.cli import preflight
     from harness.cli.lifecycle import open_experiment
     from harness.cli.signals import Interrupts
     from harness.distributed.connection import connected_for_trials
-    from harness.search.search_space import initial_points, search_parameters
     from harness.search.study import Study
 
-    if options.resume:
-        folder, run_record = run_dir.find_unfinished(options.storage, options.name, "tune")
-        search, base = read_space(folder / "space.yaml"), load_config(folder / "config.yaml")
-        preflight.check_trial_resources(search.resources, options.address)
-        if not (folder / "trials.csv").is_file():  # after the search val is not needed, and test is read then
-            preflight.check_data_and_network(base, ("val",))
-    else:
-        initial_points(search, search_parameters(search, base, source), source)  # refuses what cannot be searched
-        folder = run_dir.new_folder(options.storage, options.name, "tune")
-        preflight.check_trial_resources(search.resources, options.address)
+    preflight.check_trial_resources(search.resources, options.address)
+    if not (folder / "trials.csv").is_file():  # after the search val is not needed, and test is read then
         preflight.check_data_and_network(base, ("val",))
+    if not options.resume:
         if search.confirm.wanted:
             preflight.warn_of_missing_test(base)
         preflight.check_metric(search.metric, base)
@@ -148,7 +145,7 @@ def refuse_changes(parsed: Namespace) -> None:
 
 def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str, experiment: str) -> "RunRecord":
     """Write the study's files and make the parent run in an MLflow experiment."""
-    from harness import run_dir, tracking
+    from harness import tracking
     from harness.training.dataloaders import load_data_once
 
     space_file, config_file = folder / "space.yaml", folder / "config.yaml"
