@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from classmix_core.config import Size
-from classmix_core.data.loader import resize_image, resize_label
 from classmix_core.data.samples import FileSamples
+from classmix_core.data.transforms import resize_image, resize_label
 from classmix_core.errors import DataError
 
 VERSION = f"1 torch {torch.__version__} torchvision {version('torchvision')}"  # whose decoders and resizing it is
@@ -69,8 +69,7 @@ class CachedSamples:
     def label(self, index: int) -> Tensor:
         assert self.samples.label_paths is not None
         size = self.resize if self.resize_labels else None
-        reader = "" if self.samples.reader is None else self.samples.reader.__qualname__
-        kind = f"label {size} {reader} {self.samples.ignore_value}"
+        kind = f"label {size} {self.samples.reader.__qualname__} {self.samples.ignore_value}"
         return self.fetch(self.samples.label_paths[index], kind, lambda: resize_label(self.samples.label(index), size))
 
     def subset(self, indices: Sequence[int]) -> "CachedSamples":

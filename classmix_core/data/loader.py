@@ -6,53 +6,13 @@ from itertools import islice
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from classmix_core.constants import IGNORE_INDEX
+from classmix_core.config import Size
+from classmix_core.data.sampler import EndlessSampler
 from classmix_core.data.samples import Samples
-
-Size = tuple[int, int]
-
-
-class EndlessSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (sample number, position in the endless stream), for one of several workers.
-
-    The stream is one permutation after the other, each drawn from the seed and the epoch alone; a step takes the next
-    `world_size * batch` of it. So where it stands is the number of the step, and nothing else need be saved.
-    """
-
-    def __init__(self, count: int, batch: int, *, seed: int, rank: int, world_size: int, first_step: int) -> None:
-        self.count, self.batch, self.seed = count, batch, seed
-        self.rank, self.world_size, self.first_step = rank, world_size, first_step
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        position = (self.first_step * self.world_size + self.rank) * self.batch
-        epoch, order = -1, np.empty(0, dtype=np.int64)
-        while True:
-            batch = []
-            for place in range(position, position + self.batch):
-                if place // self.count != epoch:
-                    epoch = place // self.count
-                    order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
-                batch.append((int(order[place % self.count]), place))
-            yield batch
-            position += self.world_size * self.batch
-
-
-def resize_image(image: Tensor, size: Size | None) -> Tensor:
-    if size is None:
-        return image
-    from torchvision.transforms.v2 import functional  # a second, which images of the right size do not need
-
-    return functional.resize_image(image, list(size), antialias=True)
-
-
-def resize_label(label: Tensor, size: Size | None) -> Tensor:
-    if size is None:
-        return label
-    return F.interpolate(label[None, None], list(size), mode="nearest-exact")[0, 0]
+from classmix_core.data.transforms import random_crop, resize_image, resize_label, zoom
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
@@ -93,23 +53,6 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         if self.scale != (1.0, 1.0):
             image, label = zoom(image, label, rng.uniform(*self.scale))
         return random_crop(image, label, size, rng)
-
-
-def zoom(image: Tensor, label: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """Image and label resized by a factor."""
-    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[2] * factor)))
-    return resize_image(image, size), resize_label(label, size)
-
-
-def random_crop(image: Tensor, label: Tensor, size: Size, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Cut `size` from a random place; what is too small is padded right and below with 0 and label IGNORE_INDEX."""
-    height, width = size
-    top = int(rng.integers(0, max(image.shape[1] - height, 0) + 1))
-    left = int(rng.integers(0, max(image.shape[2] - width, 0) + 1))
-    window = (slice(top, top + height), slice(left, left + width))
-    image, label = image[:, window[0], window[1]], label[window]
-    padding = (0, width - label.shape[1], 0, height - label.shape[0])
-    return F.pad(image, padding), F.pad(label, padding, value=IGNORE_INDEX)
 
 
 def ignore_interrupt(worker: int) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from classmix_core.data.samples import image_files
+from classmix_core.data.image_io import image_files
 from harness import predict, train
 from harness.config.train import TrainConfig, flatten, from_mapping, load_config, train_config
 from harness.inference.class_names import read_classes

@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, write_jpeg, write_png
 
 from classmix_core.config import InferenceConfig
-from classmix_core.data.loader import resize_image
-from classmix_core.data.samples import read_label
+from classmix_core.data.image_io import read_label
+from classmix_core.data.transforms import resize_image
 from classmix_core.evaluate import predict as predict_labels
 from classmix_core.sliding_window import WHOLE
 from harness import predict, run_dir, train

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from classmix_core.constants import IGNORE_INDEX
-from classmix_core.data.samples import FileSamples, existing, image_files, read_label
+from classmix_core.data.image_io import existing, image_files, read_label
+from classmix_core.data.samples import FileSamples
 from classmix_core.errors import DataError
 
 CLASSES = (

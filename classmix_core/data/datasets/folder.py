@@ -9,7 +9,8 @@ ROOT/val/images, val/labels, test/images, test/labels     optional
 import colorsys
 from pathlib import Path
 
-from classmix_core.data.samples import FileSamples, existing, image_files, label_path, pair_files
+from classmix_core.data.image_io import existing, image_files
+from classmix_core.data.samples import FileSamples, label_path, pair_files
 from classmix_core.errors import DataError
 
 LAYOUT = "a folder of your own is ROOT/images/X.jpg with ROOT/labels/X.png for some, and ROOT/classes.txt"

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from classmix_core.data.image_io import existing, read_label
 from classmix_core.data.mat import read_segmentation
-from classmix_core.data.samples import FileSamples, existing, read_label
+from classmix_core.data.samples import FileSamples
 from classmix_core.errors import DataError
 
 CLASSES = (

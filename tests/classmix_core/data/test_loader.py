@@ -1,8 +1,7 @@
-"""The endless stream, crops, and the loaders."""
+"""Training samples, and the batches of training and evaluation."""
 
-from collections import Counter
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,24 +10,12 @@ import torch
 from torch import Tensor
 
 from classmix_core.constants import IGNORE_INDEX
-from classmix_core.data.loader import (
-    EndlessSampler,
-    TrainingSet,
-    evaluation_batches,
-    random_crop,
-    resize_image,
-    resize_label,
-    training_batches,
-)
+from classmix_core.data.loader import TrainingSet, evaluation_batches, training_batches
+from classmix_core.data.sampler import EndlessSampler
 from classmix_core.data.samples import ArraySamples
 
-COUNT, BATCH, WORLD = 7, 3, 2
+COUNT, BATCH = 7, 3
 HEIGHT, WIDTH = 11, 13
-
-
-def stream(steps: int, **options: Any) -> list[list[tuple[int, int]]]:
-    given = {"seed": 5, "rank": 0, "world_size": 1, "first_step": 0, **options}
-    return list(islice(EndlessSampler(given.pop("count", COUNT), given.pop("batch", BATCH), **given), steps))
 
 
 def samples(count: int = COUNT) -> ArraySamples:
@@ -44,45 +31,6 @@ class OnlyImages(ArraySamples):
 
     def label(self, index: int) -> Tensor:
         raise AssertionError(f"the label of {index} was read")
-
-
-# ---- the sampler
-
-
-def test_every_epoch_is_a_permutation_and_no_two_are_alike() -> None:
-    batches = stream(70)
-    numbers = [number for batch in batches for number, _ in batch]
-    epochs = [tuple(numbers[start : start + COUNT]) for start in range(0, len(numbers), COUNT)]
-    assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
-    assert len(set(epochs)) > 25
-    assert [position for batch in batches for _, position in batch] == list(range(210))
-
-
-def test_a_batch_larger_than_the_set_repeats_images_evenly() -> None:
-    (batch,) = stream(1, count=2, batch=9)
-    assert sorted(Counter(number for number, _ in batch).values()) == [4, 5]
-
-
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_the_slices_of_all_ranks_are_the_stream_of_one_worker(world_size: int) -> None:
-    ranks = [stream(20, rank=rank, world_size=world_size) for rank in range(world_size)]
-    together = [list(chain(*parts)) for parts in zip(*ranks, strict=True)]
-    assert together == stream(20, batch=BATCH * world_size)
-
-
-@pytest.mark.parametrize("first_step", [1, 4, 33])
-@pytest.mark.parametrize("rank", [0, 1])
-def test_starting_at_a_step_is_skipping_those_before(first_step: int, rank: int) -> None:
-    straight = stream(first_step + 9, rank=rank, world_size=WORLD)
-    assert stream(9, rank=rank, world_size=WORLD, first_step=first_step) == straight[first_step:]
-
-
-def test_the_seed_decides_the_order() -> None:
-    assert stream(9) == stream(9)
-    assert stream(9) != stream(9, seed=6)
-
-
-# ---- crops and sizes
 
 
 def crop_of(data: TrainingSet, number: int, position: int) -> tuple[Tensor, Tensor]:
@@ -108,33 +56,6 @@ def test_where_a_crop_lies_depends_on_seed_and_position_alone() -> None:
     assert all(corner(3, number, 12) == corner(3, 0, 12) for number in range(COUNT))
     assert len({corner(3, 0, position) for position in range(50)}) > 10
     assert len({corner(seed, 0, 12) for seed in range(50)}) > 10
-
-
-def test_what_is_smaller_than_the_crop_is_padded_right_and_below() -> None:
-    source = samples()
-    image, label = random_crop(source.image(1), source.label(1), (14, 20), np.random.default_rng(0))
-    assert image.shape == (3, 14, 20)
-    assert torch.equal(image[:, :HEIGHT, :WIDTH], source.image(1))
-    assert torch.equal(label[:HEIGHT, :WIDTH], source.label(1))
-    outside = torch.ones(14, 20, dtype=torch.bool)
-    outside[:HEIGHT, :WIDTH] = False
-    assert (image[:, outside] == 0).all()
-    assert (label[outside] == IGNORE_INDEX).all()
-
-
-def test_a_crop_may_be_smaller_one_way_and_larger_the_other() -> None:
-    source = samples()
-    image, label = random_crop(source.image(1), source.label(1), (8, 20), np.random.default_rng(1))
-    top = int(image[0, 0, 0])
-    assert torch.equal(label[:, :WIDTH], source.label(1)[top : top + 8])
-    assert (label[:, WIDTH:] == IGNORE_INDEX).all()
-
-
-def test_a_crop_of_the_size_of_the_image_is_the_image() -> None:
-    source = samples()
-    image, label = random_crop(source.image(1), source.label(1), (HEIGHT, WIDTH), np.random.default_rng(0))
-    assert torch.equal(image, source.image(1))
-    assert torch.equal(label, source.label(1))
 
 
 def zooming(low: float, high: float, crop: tuple[int, int] | None, side: int = 60) -> TrainingSet:
@@ -205,26 +126,6 @@ def test_resizing_comes_before_cropping() -> None:
     assert image[0].max() >= HEIGHT - 2
 
 
-def test_a_label_is_resized_to_the_nearest_and_gains_no_value() -> None:
-    label = torch.tensor([[0, 9], [IGNORE_INDEX, 4]], dtype=torch.uint8)
-    doubled = resize_label(label, (4, 6))
-    assert torch.equal(doubled, label.repeat_interleave(2, 0).repeat_interleave(3, 1))
-    assert torch.equal(resize_label(doubled, (2, 2)), label)
-    assert resize_label(label, None) is label
-
-
-def test_an_image_is_resized_smoothly_over_the_same_places_as_its_label() -> None:
-    edge = torch.zeros(3, 8, 16, dtype=torch.uint8)
-    edge[:, :, 8:] = 200
-    image, label = resize_image(edge, (5, 8)), resize_label((edge[0] > 0).to(torch.uint8), (5, 8))
-    assert image.dtype == torch.uint8
-    assert torch.equal(image[0] > 100, label == 1)
-    assert resize_image(edge, None) is edge
-
-
-# ---- the loaders
-
-
 def batches(steps: int, **options: Any) -> list[tuple[Tensor, Tensor]]:
     data = TrainingSet(samples(), labels=True, resize=None, crop=(8, 9), seed=3)
     given = {"seed": 5, "rank": 0, "world_size": 1, "first_step": 0, "loader_workers": 0, **options}
@@ -238,7 +139,8 @@ def same(first: Iterator[Any] | list[Any], second: Iterator[Any] | list[Any]) ->
 
 def test_training_batches_are_the_samples_of_the_stream() -> None:
     data = TrainingSet(samples(), labels=True, resize=None, crop=(8, 9), seed=3)
-    for (images, labels), numbers in zip(batches(6), stream(6), strict=True):
+    stream = EndlessSampler(COUNT, BATCH, seed=5, rank=0, world_size=1, first_step=0)
+    for (images, labels), numbers in zip(batches(6), islice(stream, 6), strict=True):
         assert images.shape == (BATCH, 3, 8, 9)
         assert images.dtype == labels.dtype == torch.uint8
         for image, label, item in zip(images, labels, numbers, strict=True):

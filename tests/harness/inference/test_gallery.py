@@ -13,7 +13,7 @@ from torchvision.io import ImageReadMode, decode_image
 
 from classmix_core.config import DataConfig
 from classmix_core.data import load_data
-from classmix_core.data.samples import read_label
+from classmix_core.data.image_io import read_label
 from harness.atomic import atomic_file
 from harness.errors import UserError
 from harness.inference.class_names import Classes, read_classes, write_classes

@@ -7,7 +7,7 @@ import torch
 
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data.datasets import camvid
-from classmix_core.data.samples import read_label
+from classmix_core.data.image_io import read_label
 from classmix_core.errors import DataError
 
 

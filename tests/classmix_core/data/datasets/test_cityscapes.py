@@ -9,7 +9,7 @@ import pytest
 
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data.datasets import cityscapes
-from classmix_core.data.samples import read_label
+from classmix_core.data.image_io import read_label
 from classmix_core.errors import DataError
 from tests.trees import EXTRA, GREY, TRAIN, VAL, write_raw_png
 

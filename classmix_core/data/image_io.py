@@ -1,0 +1,105 @@
+"""Decoding image and label files, and finding them in folders."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from classmix_core.errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def decode(path: Path, mode: Literal["RGB", "UNCHANGED"]) -> Tensor:
+    """Decode an image file to (C, H, W).
+
+    Raises:
+        DataError: there is no such file, or it is damaged or not an image.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: the file must exist.")
+    from torchvision.io import decode_image  # a second, which the embedded data does not need
+
+    rule = "must be a readable JPEG, PNG or WebP image"
+    try:
+        image = decode_image(str(path), mode, apply_exif_orientation=mode == "RGB")
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].rsplit(", ", 1)[-1].rstrip(".")
+        raise DataError(f"{path}: {rule}, but got: {reason}.") from error
+    if image.ndim != 3:  # a GIF is decoded too, to as many images as it has
+        raise DataError(f"{path}: {rule}, but got a moving picture.")
+    return image
+
+
+def read_image(path: Path) -> Tensor:
+    """uint8 RGB (3, H, W) of an image of any kind and depth.
+
+    Raises:
+        DataError: see `decode`.
+    """
+    image = decode(path, "RGB")
+    return image if image.dtype == torch.uint8 else (image.float() / 257).byte()
+
+
+def read_label(path: Path) -> Tensor:
+    """Decode a label PNG to uint8 (H, W): grey values or palette indices.
+
+    Raises:
+        DataError: unreadable, or not one byte a pixel. (torchvision decodes indices of fewer bits wrongly.)
+    """
+    label = decode(path, "UNCHANGED")
+    with path.open("rb") as file:
+        header = file.read(26)
+    if not header.startswith(b"\x89PNG"):
+        raise DataError(f"{path}: a label must be a PNG file.")
+    bits, channels = header[24], label.shape[0]
+    if bits != 8 or channels != 1:
+        found = f"{channels} channel(s) of {bits} bits"
+        raise DataError(f"{path}: a label must be a PNG of 1 channel of 8 bits, grey or palette, but got {found}.")
+    return label[0]
+
+
+def existing(path: Path, layout: str) -> Path:
+    """The path itself.
+
+    Raises:
+        DataError: it does not exist; `layout` says how the data set must lie.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: must exist{f'; {layout}' if layout else ''}.")
+    return path
+
+
+def image_files(folder: Path, layout: str = "") -> list[Path]:
+    """All images below a folder, also through links, sorted; hidden files, which some systems put beside them, are not.
+
+    Args:
+        layout: how the data set must lie, for the message.
+
+    Raises:
+        DataError: the folder is missing or holds none.
+    """
+    hint = f"; {layout}." if layout else "."
+    if not folder.is_dir():
+        raise DataError(f"{folder}: the folder must exist{hint}")
+    files = sorted(
+        path for path in files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+    if not files:
+        raise DataError(f"{folder}: must hold at least one image ({', '.join(IMAGE_SUFFIXES)}), but holds none{hint}")
+    return files
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder; each folder once, however links lead to it."""
+    seen = set()
+    for home, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(home)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(home, name) for name in names)
