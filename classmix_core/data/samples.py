@@ -1,9 +1,9 @@
-"""A set of images and labels by number, from memory or from files."""
+"""Sets of images and labels by number, from memory or from files, and the four that a data set consists of."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch import Tensor
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data.image_io import existing, image_files, read_image, read_label
 from classmix_core.errors import DataError
+
+Role = Literal["val", "test"]
+EVALUATED: tuple[Role, ...] = ("val", "test")
 
 
 class Samples(Protocol):
@@ -113,6 +116,23 @@ class FileSamples:
         return height, width
 
 
+@dataclass(frozen=True)
+class Data:
+    """A data set, split."""
+
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    labelled: Samples
+    unlabelled: Samples
+    val: Samples | None
+    """None: not asked for."""
+    test: Samples | None
+
+    def roles(self) -> dict[str, Samples]:
+        roles = {"labelled": self.labelled, "unlabelled": self.unlabelled, "val": self.val, "test": self.test}
+        return {role: samples for role, samples in roles.items() if samples is not None}
+
+
 def pair_files(
     images: Path, labels: Path, root: Path, ignore_value: int = IGNORE_INDEX, layout: str = ""
 ) -> FileSamples:
@@ -129,3 +149,10 @@ def pair_files(
 
 def label_path(image: Path, images: Path, labels: Path) -> Path:
     return labels / image.relative_to(images).with_suffix(".png")
+
+
+def merge(first: FileSamples, second: FileSamples) -> FileSamples:
+    """The images of both, sorted by name, without labels."""
+    names, paths = [*first.names, *second.names], [*first.image_paths, *second.image_paths]
+    pairs = sorted(zip(names, paths, strict=True))
+    return FileSamples([name for name, _ in pairs], [path for _, path in pairs], None)

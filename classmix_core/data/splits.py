@@ -1,4 +1,4 @@
-"""Which images are labelled: by number or share with a seed, or by a list of names."""
+"""Which images are labelled: by number or share with a seed, or by a list of names; and which are held out."""
 
 import math
 import re
@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from classmix_core.config import DataConfig
+from classmix_core.data.samples import Samples
+from classmix_core.data.split_pickle import read_permutation
 from classmix_core.errors import DataError, require
 
 PAIR = re.compile(r"(.+\.(?:jpe?g|png|webp))\s+.+\.png", re.IGNORECASE)  # a name may hold spaces
@@ -73,3 +76,55 @@ def find_names(wanted: Sequence[str], names: Sequence[str], source: Path) -> lis
 def write_names(path: Path, names: Sequence[str]) -> None:
     """One name a line."""
     path.write_text("".join(f"{name}\n" for name in names))
+
+
+def split_labelled(
+    train: Samples, config: DataConfig, default: int, order: Sequence[int] | None = None
+) -> tuple[list[int], list[int]]:
+    """Numbers of the images that keep their labels, and of the others.
+
+    Args:
+        default: how many keep them where the configuration does not say.
+        order: for a pickle, the image of each number in it.
+
+    Raises:
+        InvalidValue: more than there are, or another number than a list names.
+    """
+    count = len(train.names)
+    wanted = default if config.labelled is None else config.labelled
+    if config.split_file is None:
+        return choose(count, resolve_amount(wanted, count, "labelled"), config.split_seed)
+    path = Path(config.split_file)
+    if order is None:
+        labelled = find_names(read_names(path), train.names, path)
+        rule = f"labelled is unset where split_file is a list, or as many as the {len(labelled)} that it names"
+        require(config.labelled in (None, len(labelled)), "labelled", rule, config.labelled)
+    else:
+        require_file(path)
+        first = read_permutation(path, count)[: resolve_amount(wanted, count, "labelled")]
+        labelled = sorted(order[number] for number in first)
+    return labelled, sorted(set(range(count)) - set(labelled))
+
+
+def split_and_hold_out(
+    train: Samples, config: DataConfig, order: Sequence[int] | None = None
+) -> tuple[list[int], list[int], list[int]]:
+    """Numbers of the training images that are val, of those that keep their labels, and of the others.
+
+    val is drawn first, so that it does not depend on how many images are labelled; but a split file says which
+    images are labelled, and val is drawn from the others then.
+
+    Raises:
+        InvalidValue: a split file that names so many that too few are left for val.
+    """
+    count = len(train.names)
+    amount = max(1, round(config.holdout * count))
+    if config.split_file is None:
+        held, kept = choose(count, amount, config.split_seed)
+        labelled, rest = split_labelled(train.subset(kept), config, len(kept))
+        return held, [kept[i] for i in labelled], [kept[i] for i in rest]
+    labelled, others = split_labelled(train, config, count, order)
+    rule = f"holdout leaves val at most the {len(others)} training images that split_file does not name"
+    require(amount <= len(others), "holdout", rule, config.holdout)
+    drawn, rest = choose(len(others), amount, config.split_seed)
+    return [others[i] for i in drawn], labelled, [others[i] for i in rest]

@@ -6,9 +6,12 @@ ROOT/images/{train,val,test}/X.jpg with ROOT/labels/{train,val,test}/X.png
 Brostow et al., "Semantic object classes in video", 2009. Label 11 is void.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from classmix_core.data.samples import FileSamples, pair_files
+from classmix_core.config import DataConfig
+from classmix_core.data.samples import EVALUATED, Data, FileSamples, Role, pair_files
+from classmix_core.data.splits import split_labelled
 
 CLASSES = (
     "sky",
@@ -38,6 +41,20 @@ PALETTE = (
 )
 VOID = 11
 LAYOUT = "CamVid is ROOT/SPLIT/X.png with ROOT/SPLITannot/X.png, or ROOT/images/SPLIT/X with ROOT/labels/SPLIT/X.png"
+
+
+def load(root: Path, config: DataConfig, roles: Sequence[Role]) -> Data:
+    """Labelled and unlabelled out of train; val and test are CamVid's own.
+
+    Raises:
+        DataError: a folder is missing, or holds no photograph.
+        InvalidValue: see `split_labelled`.
+    """
+    photos = load_split(root, "train")
+    labelled, rest = split_labelled(photos, config, len(photos.names))
+    unlabelled = photos.without_labels().subset(rest)
+    val, test = (load_split(root, role) if role in roles else None for role in EVALUATED)
+    return Data(CLASSES, PALETTE, photos.subset(labelled), unlabelled, val, test)
 
 
 def load_split(root: Path, split: str) -> FileSamples:

@@ -7,14 +7,17 @@ Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", 
 of the authors' cityscapesScripts.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from classmix_core.config import DataConfig
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data.image_io import existing, image_files, read_label
-from classmix_core.data.samples import FileSamples
+from classmix_core.data.samples import Data, FileSamples, Role, merge
+from classmix_core.data.splits import split_and_hold_out
 from classmix_core.errors import DataError
 
 CLASSES = (
@@ -67,6 +70,23 @@ LAYOUT = f"Cityscapes is ROOT/leftImg8bit/SPLIT/CITY/X{PHOTO} with ROOT/gtFine/S
 
 TRAIN_IDS = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8)
 TRAIN_IDS[list(LABEL_IDS)] = torch.arange(len(LABEL_IDS), dtype=torch.uint8)
+
+
+def load(root: Path, config: DataConfig, roles: Sequence[Role]) -> Data:
+    """Labelled, unlabelled and val out of train; test is Cityscapes' own val.
+
+    Raises:
+        DataError: a folder is missing, or holds no photograph.
+        InvalidValue: see `split_and_hold_out`.
+    """
+    photos = load_split(root, "train")
+    held, labelled, rest = split_and_hold_out(photos, config)
+    unlabelled = photos.without_labels().subset(rest)
+    if config.extra_unlabelled:
+        unlabelled = merge(unlabelled, load_extra(root))
+    val = photos.subset(held) if "val" in roles else None
+    test = load_split(root, "val") if "test" in roles else None
+    return Data(CLASSES, PALETTE, photos.subset(labelled), unlabelled, val, test)
 
 
 def load_split(root: Path, split: str) -> FileSamples:

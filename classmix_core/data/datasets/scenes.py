@@ -5,12 +5,15 @@ walls, cars and coats come in every colour, trees in spring, autumn and winter, 
 stay such that a person can label every image.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 
-from classmix_core.data.samples import ArraySamples
+from classmix_core.config import DataConfig
+from classmix_core.data.samples import EVALUATED, ArraySamples, Data, Role
+from classmix_core.data.splits import split_labelled
 
 CLASSES = ("sky", "road", "building", "tree", "car", "person")
 SKY, ROAD, BUILDING, TREE, CAR, PERSON = range(6)
@@ -238,3 +241,15 @@ def load_split(split: str) -> ArraySamples:
     images = torch.from_numpy(np.stack([image for image, _ in scenes]))
     labels = torch.from_numpy(np.stack([label for _, label in scenes]))
     return ArraySamples([f"{split}/{seed:04d}" for seed in seeds], images, labels)
+
+
+def load(root: None, config: DataConfig, roles: Sequence[Role]) -> Data:
+    """Labelled and unlabelled out of train, val and test; there are no files.
+
+    Raises:
+        InvalidValue: see `split_labelled`.
+    """
+    train = load_split("train")
+    labelled, rest = split_labelled(train, config, LABELLED)
+    val, test = (load_split(role) if role in roles else None for role in EVALUATED)
+    return Data(CLASSES, PALETTE, train.subset(labelled), train.subset(rest), val, test)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from classmix_core.config import DataConfig
 from classmix_core.data.image_io import existing, read_label
 from classmix_core.data.mat import read_segmentation
-from classmix_core.data.samples import FileSamples
+from classmix_core.data.samples import Data, FileSamples, Role
+from classmix_core.data.splits import split_and_hold_out
 from classmix_core.errors import DataError
 
 CLASSES = (
@@ -57,6 +59,22 @@ def colour(index: int) -> tuple[int, int, int]:
 
 
 PALETTE = tuple(colour(index) for index in range(len(CLASSES)))
+
+
+def load(root: Path, config: DataConfig, roles: Sequence[Role]) -> Data:
+    """Labelled, unlabelled and val out of trainaug; test is VOC's own val.
+
+    Raises:
+        DataError: a folder or a list is missing.
+        InvalidValue: see `split_and_hold_out`.
+    """
+    photos = load_train(root)
+    order = list_order(root, photos.names) if config.pickled else None
+    held, labelled, rest = split_and_hold_out(photos, config, order)
+    unlabelled = photos.without_labels().subset(rest)
+    val = photos.subset(held) if "val" in roles else None
+    test = load_val(root) if "test" in roles else None
+    return Data(CLASSES, PALETTE, photos.subset(labelled), unlabelled, val, test)
 
 
 def load_train(root: Path) -> FileSamples:
