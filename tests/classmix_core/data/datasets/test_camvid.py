@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from classmix_core.constants import IGNORE_INDEX
+from classmix_core.data import load_data
 from classmix_core.data.datasets import camvid
 from classmix_core.data.image_io import read_label
 from classmix_core.errors import DataError
+from tests.classmix_core.data.roles import config, names
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 7), ("val", 2), ("test", 3)])
@@ -64,3 +66,21 @@ def test_the_layout_that_segnets_authors_publish_holds_the_same(camvid_root: Pat
 def test_a_missing_split_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"images/train: the folder must exist; CamVid is ROOT/SPLIT/X\.png with"):
         camvid.load_split(tmp_path, "train")
+
+
+# ---- load
+
+
+def test_camvid_splits_train_and_keeps_its_own_val_and_test(camvid_root: Path) -> None:
+    data = load_data(config(camvid_root, name="camvid", labelled=2))
+    found = names(data)
+    assert (len(found["labelled"]), len(found["unlabelled"])) == (2, 5)
+    assert sorted(found["labelled"] + found["unlabelled"]) == [f"train/seq{i}.png" for i in range(3, 10)]
+    assert found["val"] == ["val/seq8.png", "val/seq9.png"]
+    assert found["test"] == ["test/seq7.png", "test/seq8.png", "test/seq9.png"]
+    assert (data.classes, data.palette) == (camvid.CLASSES, camvid.PALETTE)
+
+
+def test_camvid_labels_everything_unless_told(camvid_root: Path) -> None:
+    found = names(load_data(config(camvid_root, name="camvid")))
+    assert (len(found["labelled"]), len(found["unlabelled"])) == (7, 0)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from classmix_core.constants import IGNORE_INDEX
+from classmix_core.data import load_data
 from classmix_core.data.datasets import cityscapes
 from classmix_core.data.image_io import read_label
 from classmix_core.errors import DataError
+from tests.classmix_core.data.roles import check, config, sizes
 from tests.trees import EXTRA, GREY, TRAIN, VAL, write_raw_png
 
 
@@ -123,3 +125,33 @@ def test_a_missing_mask_is_named_when_it_is_needed(cityscapes_root: Path) -> Non
     assert samples.check(2, 19) == (16, 32)
     with pytest.raises(DataError, match=re.escape(f"{samples.label_paths[3]}: the file must exist.")):
         samples.check(3, 19)
+
+
+# ---- load
+
+
+def test_cityscapes_holds_val_out_of_train_and_tests_on_its_own_val(cityscapes_root: Path) -> None:
+    given = config(cityscapes_root, name="cityscapes", labelled=3, holdout=0.25)
+    data = load_data(given)
+    assert sizes(data) == [3, 3, 2, 3]
+    assert (data.classes, data.palette) == (cityscapes.CLASSES, cityscapes.PALETTE)
+    assert list(data.test.names) == list(cityscapes.load_split(cityscapes_root, "val").names)
+    assert check(data, given)[-1] == (11, 11)
+
+
+def test_train_extra_serves_unlabelled_if_asked_for(cityscapes_root: Path) -> None:
+    data = load_data(config(cityscapes_root, name="cityscapes", labelled=3, holdout=0.25, extra_unlabelled=True))
+    extra = [f"leftImg8bit/train_extra/{name}_leftImg8bit.png" for name in EXTRA]
+    assert sizes(data) == [3, 5, 2, 3]
+    assert data.unlabelled.names[-2:] == extra
+    assert data.unlabelled.image(4).shape == (3, 16, 32)
+
+
+def test_unimatchs_lists_name_the_labelled_of_cityscapes(cityscapes_root: Path, tmp_path: Path) -> None:
+    path, chosen = tmp_path / "labeled.txt", (TRAIN[5], TRAIN[0], TRAIN[6])
+    for mask in ("labelIds", "labelTrainIds"):
+        line = f"leftImg8bit/train/{{0}}_leftImg8bit.png gtFine/train/{{0}}_gtFine_{mask}.png\n"
+        path.write_text("".join(line.format(name) for name in chosen))
+        data = load_data(config(cityscapes_root, name="cityscapes", split_file=str(path)))
+        assert list(data.labelled.names) == sorted(f"leftImg8bit/train/{name}_leftImg8bit.png" for name in chosen)
+        assert sizes(data) == [3, 3, 2, 3]

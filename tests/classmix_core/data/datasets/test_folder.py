@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from classmix_core.constants import IGNORE_INDEX
+from classmix_core.data import load_data
 from classmix_core.data.datasets import folder
 from classmix_core.errors import DataError
+from tests.classmix_core.data.roles import check, config, names
 from tests.conftest import add_part
 
 UNLABELLED = ["images/a/photo 04.jpg", "images/a/photo 07.jpg"]
@@ -93,3 +95,70 @@ def test_the_palette_gives_every_class_a_colour_of_its_own(count: int) -> None:
     colours = folder.palette(count)
     assert len(set(colours)) == len(colours) == count
     assert all(0 <= value <= 255 for colour in colours for value in colour)
+
+
+# ---- load
+
+
+def test_a_folder_holds_out_val_and_test_of_its_labelled_images(folder_root: Path) -> None:
+    given = config(folder_root, name="folder", labelled=3)
+    data = load_data(given)
+    found = names(data)
+    assert [len(found[role]) for role in ("labelled", "unlabelled", "val", "test")] == [3, 3 + 2 + 3, 2, 2]
+    everything = [name for listed in found.values() for name in listed]
+    assert len(set(everything)) == len(everything) == 15
+    assert all(listed == sorted(listed) for listed in found.values())
+    assert data.classes == ("grass", "rock", "water")
+    assert len(data.palette) == 3
+    assert check(data, given)[-1] == (15, 15)
+
+
+def test_the_hold_out_depends_on_the_split_seed_and_not_on_how_many_are_labelled(folder_root: Path) -> None:
+    def held(seed: int, labelled: int) -> tuple[tuple[str, ...], ...]:
+        data = load_data(config(folder_root, name="folder", split_seed=seed, labelled=labelled))
+        return tuple(data.val.names), tuple(data.test.names)
+
+    assert held(1, 2) == held(1, 5)
+    assert len({held(seed, 2) for seed in range(8)}) > 4
+
+
+def test_a_folder_with_val_and_test_holds_nothing_out(folder_root: Path) -> None:
+    add_part(folder_root, "val", 2)
+    add_part(folder_root, "test", 1)
+    found = names(load_data(config(folder_root, name="folder")))
+    assert [len(found[role]) for role in ("labelled", "unlabelled", "val", "test")] == [10, 5, 2, 1]
+
+
+def test_a_folder_reads_no_mask_of_what_serves_unlabelled(folder_root: Path) -> None:
+    given = config(folder_root, name="folder", labelled=3)
+    data = load_data(given)
+    for name in data.unlabelled.names:
+        label = folder_root / "labels" / Path(name).relative_to(Path(name).parts[0]).with_suffix(".png")
+        if label.is_file():
+            label.write_text("not a mask")
+    assert check(load_data(given), given)[-1] == (15, 15)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_folder_needs_4_labelled_images_to_hold_out_val_and_test(count: int, folder_root: Path) -> None:
+    for path in sorted((folder_root / "labels/a").iterdir())[count:]:
+        path.unlink()
+    given = config(folder_root, name="folder")
+    if count == 4:
+        assert [len(load_data(given).roles()[role].names) for role in ("labelled", "val", "test")] == [2, 1, 1]
+        return
+    with pytest.raises(DataError, match=rf"labels: must label .* or more .*not {count}\."):
+        load_data(given)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_folder_needs_3_labelled_images_where_only_test_is_held_out(count: int, folder_root: Path) -> None:
+    add_part(folder_root, "val", 2)
+    for path in sorted((folder_root / "labels/a").iterdir())[count:]:
+        path.unlink()
+    given = config(folder_root, name="folder")
+    if count == 3:
+        assert [len(load_data(given).roles()[role].names) for role in ("labelled", "val", "test")] == [2, 2, 1]
+        return
+    with pytest.raises(DataError, match=r"labels: must label 3 .* where .*test.* not 2\."):
+        load_data(given)

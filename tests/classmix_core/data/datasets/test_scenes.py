@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from classmix_core.data import load_data
 from classmix_core.data.datasets import scenes
+from tests.classmix_core.data.roles import check, config, names
 
 
 def test_one_seed_draws_one_scene_and_another_seed_another() -> None:
@@ -61,3 +63,26 @@ def test_drawing_leaves_the_global_generators_alone() -> None:
     scenes.load_split("val")
     assert torch.equal(before, torch.get_rng_state())
     assert np.array_equal(numpy_before, np.random.get_state()[1])
+
+
+# ---- load
+
+
+def test_scenes_keep_their_default_of_labels_and_use_the_rest_unlabelled() -> None:
+    data, given = load_data(config()), config()
+    train = list(scenes.load_split("train").names)
+    found = names(data)
+    assert len(found["labelled"]) == scenes.LABELLED
+    assert sorted(found["labelled"] + found["unlabelled"]) == train
+    assert found["val"] == list(scenes.load_split("val").names)
+    assert found["test"] == list(scenes.load_split("test").names)
+    assert (data.classes, data.palette) == (scenes.CLASSES, scenes.PALETTE)
+    assert check(data, given) == []
+
+
+@pytest.mark.parametrize("role", ["labelled", "unlabelled"])
+def test_a_subset_of_scenes_holds_the_images_of_its_names(role: str) -> None:
+    train = scenes.load_split("train")
+    subset = load_data(config()).roles()[role]
+    for place in (0, len(subset.names) - 1):
+        assert torch.equal(subset.image(place), train.image(list(train.names).index(subset.names[place])))

@@ -1,5 +1,6 @@
 """VOC 2012 with SBD's labels, as a miniature."""
 
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from classmix_core.data import load_data
 from classmix_core.data.datasets import voc
-from classmix_core.errors import DataError
+from classmix_core.errors import DataError, InvalidValue
+from tests.classmix_core.data.roles import check, config, sizes
 from tests.trees import SBD_TRAIN, TRAINAUG, VOC_TRAIN, VOC_VAL, build_voc, objects
 
 ADDED: tuple[Literal["sbd", "png"], ...] = ("sbd", "png")
@@ -147,3 +150,53 @@ def test_a_missing_mask_is_named_when_it_is_needed(voc_root: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match=re.escape(f"{path}: the file must exist.")):
         samples.check(TRAINAUG.index(SBD_TRAIN[1]), 21)
+
+
+# ---- load
+
+
+def test_voc_holds_val_out_of_trainaug_and_tests_on_its_own_val(voc_root: Path) -> None:
+    given = config(voc_root, name="voc", labelled=3, holdout=0.25, crop=(16, 16))
+    data = load_data(given)
+    assert sizes(data) == [3, 4, 2, 3]
+    assert (data.classes, data.palette) == (voc.CLASSES, voc.PALETTE)
+    assert list(data.test.names) == list(voc.load_val(voc_root).names)
+    assert check(data, given)[-1] == (12, 12)
+
+
+def test_unimatchs_lists_name_the_labelled_of_voc(voc_root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "labeled.txt"
+    path.write_text("".join(f"JPEGImages/{TRAINAUG[i]}.jpg SegmentationClass/{TRAINAUG[i]}.png\n" for i in (7, 2)))
+    data = load_data(config(voc_root, name="voc", split_file=str(path)))
+    assert list(data.labelled.names) == [f"JPEGImages/{TRAINAUG[i]}.jpg" for i in (2, 7)]
+    assert sizes(data) == [2, 5, 2, 3]
+
+
+ORDER = [6, 2, 8, 0, 4, 1, 7, 3, 5]
+
+
+@pytest.mark.parametrize(("labelled", "count"), [(1, 1), (4, 4), (0.5, 5)])
+def test_the_first_of_classmixs_pickle_are_labelled_by_the_order_of_the_list(
+    voc_root: Path, tmp_path: Path, labelled: int | float, count: int
+) -> None:
+    (tmp_path / "split_0.pkl").write_bytes(pickle.dumps(np.array(ORDER), 3))
+    given = config(voc_root, name="voc", split_file=str(tmp_path / "split_0.pkl"), labelled=labelled)
+    data = load_data(given)
+    assert list(data.labelled.names) == [f"JPEGImages/{TRAINAUG[i]}.jpg" for i in sorted(ORDER[:count])]
+    assert sizes(data) == [count, 7 - count, 2, 3]
+    listed = voc_root / "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt"
+    listed.write_text("\n".join(reversed(TRAINAUG)))
+    data = load_data(given)
+    assert list(data.labelled.names) == sorted(f"JPEGImages/{TRAINAUG[8 - i]}.jpg" for i in ORDER[:count])
+
+
+def test_a_pickle_of_another_number_of_images_is_refused(voc_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "split_0.pkl").write_bytes(pickle.dumps(np.arange(10582), 3))
+    with pytest.raises(DataError, match=r"split_0\.pkl: must be a permutation of 0\.\.8, .* but has 10582 numbers"):
+        load_data(config(voc_root, name="voc", split_file=str(tmp_path / "split_0.pkl"), labelled=2))
+
+
+def test_a_pickle_that_is_not_there_is_refused(voc_root: Path) -> None:
+    with pytest.raises(InvalidValue, match=r"split_file is an existing file.*no\.pkl") as caught:
+        load_data(config(voc_root, name="voc", split_file="no.pkl", labelled=2))
+    assert caught.value.field == "split_file"
