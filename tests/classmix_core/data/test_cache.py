@@ -73,7 +73,7 @@ def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"{path} was read")
 
     monkeypatch.setattr("torchvision.io.decode_image", refuse)
-    monkeypatch.setattr("classmix_core.data.datasets.voc.read_segmentation", refuse)
+    monkeypatch.setattr("classmix_core.data.datasets.voc.read_sbd_label", refuse)
 
 
 # ---- the same bits

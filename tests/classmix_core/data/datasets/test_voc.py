@@ -3,17 +3,21 @@
 import pickle
 import re
 import shutil
+import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import scipy.io
+import torch
 
 from classmix_core.data import load_data
 from classmix_core.data.datasets import voc
 from classmix_core.errors import DataError, InvalidValue
 from tests.classmix_core.data.roles import check, config, sizes
-from tests.trees import SBD_TRAIN, TRAINAUG, VOC_TRAIN, VOC_VAL, build_voc, objects
+from tests.trees import SBD_TRAIN, TRAINAUG, VOC_TRAIN, VOC_VAL, build_voc, objects, write_sbd_mat
 
 ADDED: tuple[Literal["sbd", "png"], ...] = ("sbd", "png")
 LISTS = "ImageSets/Segmentation"
@@ -69,6 +73,79 @@ def test_classes_have_vocs_colours(name: str, rgb: tuple[int, int, int]) -> None
 def test_the_border_has_vocs_colour_and_the_21_classes_are_different() -> None:
     assert voc.colour(255) == (224, 224, 192)
     assert len(set(voc.CLASSES)) == len(set(voc.PALETTE)) == 21
+
+
+# ---- SBD's .mat files
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (3, 1), (5, 7), (18, 26)])
+def test_the_matrix_of_an_sbd_file_is_the_label(compressed: bool, shape: tuple[int, int], tmp_path: Path) -> None:
+    label = np.random.default_rng(0).integers(0, 21, shape).astype(np.uint8)
+    write_sbd_mat(tmp_path / "x.mat", label, compressed)
+    read = voc.read_voc_label(tmp_path / "x.mat")
+    assert read.dtype == torch.uint8
+    assert read.is_contiguous()
+    assert np.array_equal(read.fill_(7).numpy(), np.full_like(label, 7)), "it can be written to"
+    assert np.array_equal(voc.read_voc_label(tmp_path / "x.mat").numpy(), label)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_the_order_of_fields_and_other_variables_do_not_matter(place: int, tmp_path: Path) -> None:
+    label = objects("2008_000002", border=False)
+    fields: list[tuple[str, Any]] = [("CategoriesPresent", np.ones((3, 1))), ("Boundaries", np.zeros((0, 0)))]
+    fields.insert(place, ("Segmentation", label))
+    scipy.io.savemat(tmp_path / "x.mat", {"other": np.arange(5), "GTcls": dict(fields), "z": "text"})
+    assert np.array_equal(voc.read_sbd_label(tmp_path / "x.mat").numpy(), label)
+
+
+MATRIX = np.ones((2, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, "but got: KeyError: 'GTcls'."),
+        ({"GTinst": {"Segmentation": MATRIX}}, "but got: KeyError: 'GTcls'."),
+        ({"GTcls": MATRIX}, "but got: IndexError: "),
+        ({"GTcls": {"Boundaries": MATRIX}}, "but got: ValueError: no field of name Segmentation."),
+        ({"GTcls": {"Segmentation": MATRIX.astype(float)}}, "but got float64 of shape (2, 3)."),
+        ({"GTcls": {"Segmentation": MATRIX[None]}}, "but got uint8 of shape (1, 2, 3)."),
+    ],
+)
+def test_a_mat_file_without_that_matrix_is_refused(variables: dict[str, Any], found: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.mat"
+    scipy.io.savemat(path, variables)
+    rule = f"{path}: must be a MATLAB file that holds GTcls.Segmentation, a uint8 matrix, "
+    with pytest.raises(DataError, match=re.escape(rule + found)):
+        voc.read_sbd_label(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG", b" " * 124 + b"\x01\x00MI", b" " * 124 + b"\x00\x02IM"])
+def test_another_kind_of_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.mat").write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'x.mat'}: must be a MATLAB file that holds")):
+        voc.read_sbd_label(tmp_path / "x.mat")
+
+
+@pytest.mark.filterwarnings("ignore")  # of scipy
+def test_bytes_changed_anywhere_give_a_label_or_one_clear_line(tmp_path: Path) -> None:
+    """Of a compressed file, as SBD's are: its checksum finds it. Not compressed, scipy itself crashes on some."""
+    path = tmp_path / "x.mat"
+    write_sbd_mat(path, objects("2008_000003", border=False))
+    whole, rng = path.read_bytes(), np.random.default_rng(1)
+    for place in range(len(whole)):
+        for content in (whole[:place], whole[:place] + rng.bytes(1) + whole[place + 1 :]):
+            path.write_bytes(content)
+            with suppress(DataError):
+                assert voc.read_sbd_label(path).ndim == 2
+
+
+def test_without_scipy_the_file_and_what_is_missing_are_named(voc_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    path = voc_root / SBD / "cls" / f"{SBD_TRAIN[1]}.mat"
+    with pytest.raises(DataError, match=re.escape(f"{path}: scipy must be installed to read SBD's .mat files, but")):
+        voc.read_voc_label(path)
 
 
 # ---- what ClassMix's pickles count
