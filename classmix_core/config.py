@@ -40,8 +40,7 @@ class DataConfig:
     """How many images keep their labels: a count, or a share below 1.0; the rest serve unlabelled. Unset: all that
     have one (scenes: 8)."""
     split_file: str | None = None
-    """Text file with the names of the labelled images, one a line (or UniMatch's "image mask" lines). voc: or one of
-    ClassMix's pickles (.pkl), of which the first `labelled` count."""
+    """Text file with the names of the labelled images, one a line (or UniMatch's "image mask" lines)."""
     split_seed: int = 0
     """Seed of the drawing of the labelled images and of the hold-out."""
     holdout: float = 0.2
@@ -83,7 +82,11 @@ class DataConfig:
         require(not self.extra_unlabelled or self.name == "cityscapes", "extra_unlabelled", rule, self.extra_unlabelled)
         rule = "cache_dir is set for cache=disk alone"
         require(self.cache_dir is None or self.cache == "disk", "cache_dir", rule, self.cache_dir)
-        self.check_pickle()
+        rule = (
+            "split_file is a text file of names (of ClassMix's pickles for VOC it is made by: "
+            "python -m classmix_core.data.convert_split FILE.pkl --root ROOT --labelled N > labelled.txt)"
+        )
+        require(not (self.split_file or "").endswith(".pkl"), "split_file", rule, self.split_file)
         if self.labelled is not None:
             valid = self.labelled >= 1 if isinstance(self.labelled, int) else 0 < self.labelled <= 1
             require(valid, "labelled", "labelled is a count >= 1 or a share in (0, 1]", self.labelled)
@@ -98,22 +101,6 @@ class DataConfig:
         rule = "batch_unlabelled >= 2 (one image is pasted onto another)"
         require(self.batch_unlabelled >= 2, "batch_unlabelled", rule, self.batch_unlabelled)
         require(self.loader_workers >= 0, "loader_workers", "loader_workers >= 0", self.loader_workers)
-
-    @property
-    def pickled(self) -> bool:
-        """Whether the split file is one of ClassMix's pickles."""
-        return self.split_file is not None and self.split_file.endswith(".pkl")
-
-    def check_pickle(self) -> None:
-        if not self.pickled:
-            return
-        why = "numbers the lines of VOC's list"
-        if self.name == "cityscapes":
-            why = "numbers an unsorted walk over folders, which no other machine repeats"
-        rule = f"split_file is a text file of names for name={self.name}: a pickle {why}"
-        require(self.name == "voc", "split_file", rule, self.split_file)
-        rule = "labelled is set where split_file is a pickle, of which the first `labelled` keep their labels"
-        require(self.labelled is not None, "labelled", rule, self.labelled)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ import numpy as np
 
 from classmix_core.config import DataConfig
 from classmix_core.data.samples import Samples
-from classmix_core.data.split_pickle import read_permutation
 from classmix_core.errors import DataError, require
 
 PAIR = re.compile(r"(.+\.(?:jpe?g|png|webp))\s+.+\.png", re.IGNORECASE)  # a name may hold spaces
@@ -43,7 +42,7 @@ def read_names(path: Path) -> list[str]:
     Raises:
         InvalidValue: there is no such file, or it names nothing.
     """
-    require_file(path)
+    require(path.is_file(), "split_file", "split_file is an existing file", str(path))
     lines = [
         line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()
     ]
@@ -51,11 +50,6 @@ def read_names(path: Path) -> list[str]:
     names = [pair[1] if pair else line for pair, line in zip(pairs, lines, strict=True)]
     require(bool(names), "split_file", "split_file names at least one image", str(path))
     return names
-
-
-def require_file(path: Path) -> None:
-    """Raise InvalidValue unless the split file is there."""
-    require(path.is_file(), "split_file", "split_file is an existing file", str(path))
 
 
 def find_names(wanted: Sequence[str], names: Sequence[str], source: Path) -> list[int]:
@@ -78,14 +72,11 @@ def write_names(path: Path, names: Sequence[str]) -> None:
     path.write_text("".join(f"{name}\n" for name in names))
 
 
-def split_labelled(
-    train: Samples, config: DataConfig, default: int, order: Sequence[int] | None = None
-) -> tuple[list[int], list[int]]:
+def split_labelled(train: Samples, config: DataConfig, default: int) -> tuple[list[int], list[int]]:
     """Numbers of the images that keep their labels, and of the others.
 
     Args:
         default: how many keep them where the configuration does not say.
-        order: for a pickle, the image of each number in it.
 
     Raises:
         InvalidValue: more than there are, or another number than a list names.
@@ -95,20 +86,13 @@ def split_labelled(
     if config.split_file is None:
         return choose(count, resolve_amount(wanted, count, "labelled"), config.split_seed)
     path = Path(config.split_file)
-    if order is None:
-        labelled = find_names(read_names(path), train.names, path)
-        rule = f"labelled is unset where split_file is a list, or as many as the {len(labelled)} that it names"
-        require(config.labelled in (None, len(labelled)), "labelled", rule, config.labelled)
-    else:
-        require_file(path)
-        first = read_permutation(path, count)[: resolve_amount(wanted, count, "labelled")]
-        labelled = sorted(order[number] for number in first)
+    labelled = find_names(read_names(path), train.names, path)
+    rule = f"labelled is unset where split_file is set, or as many as the {len(labelled)} that it names"
+    require(config.labelled in (None, len(labelled)), "labelled", rule, config.labelled)
     return labelled, sorted(set(range(count)) - set(labelled))
 
 
-def split_and_hold_out(
-    train: Samples, config: DataConfig, order: Sequence[int] | None = None
-) -> tuple[list[int], list[int], list[int]]:
+def split_and_hold_out(train: Samples, config: DataConfig) -> tuple[list[int], list[int], list[int]]:
     """Numbers of the training images that are val, of those that keep their labels, and of the others.
 
     val is drawn first, so that it does not depend on how many images are labelled; but a split file says which
@@ -123,7 +107,7 @@ def split_and_hold_out(
         held, kept = choose(count, amount, config.split_seed)
         labelled, rest = split_labelled(train.subset(kept), config, len(kept))
         return held, [kept[i] for i in labelled], [kept[i] for i in rest]
-    labelled, others = split_labelled(train, config, count, order)
+    labelled, others = split_labelled(train, config, count)
     rule = f"holdout leaves val at most the {len(others)} training images that split_file does not name"
     require(amount <= len(others), "holdout", rule, config.holdout)
     drawn, rest = choose(len(others), amount, config.split_seed)

@@ -2,7 +2,7 @@
 
 ROOT/VOCdevkit/VOC2012, or ROOT itself, holds JPEGImages, SegmentationClass and ImageSets/Segmentation/{train,val}.txt;
 it or ROOT also holds SegmentationClassAug (a PNG an image) or SBD's benchmark_RELEASE (dataset/cls/X.mat and
-dataset/{train,val}.txt). ImageSets/Segmentation/train_aug.txt is optional, see `list_order`.
+dataset/{train,val}.txt).
 
 Everingham et al., "The PASCAL Visual Object Classes Challenge", 2010; Hariharan et al., "Semantic Contours from
 Inverse Detectors", 2011.
@@ -70,8 +70,7 @@ def load(root: Path, config: DataConfig, roles: Sequence[Role]) -> Data:
         InvalidValue: see `split_and_hold_out`.
     """
     photos = load_train(root)
-    order = list_order(root, photos.names) if config.pickled else None
-    held, labelled, rest = split_and_hold_out(photos, config, order)
+    held, labelled, rest = split_and_hold_out(photos, config)
     unlabelled = photos.without_labels().subset(rest)
     val = photos.subset(held) if "val" in roles else None
     test = load_val(root) if "test" in roles else None
@@ -102,28 +101,6 @@ def load_val(root: Path) -> FileSamples:
     """
     folder = find_folder(root)
     return make_samples(folder, {image: official_mask(folder, image) for image in read_ids(folder, "val")})
-
-
-def list_order(root: Path, names: Sequence[str]) -> list[int]:
-    """Which of the sorted names each line of the trainaug list is: what ClassMix's pickled permutation counts.
-
-    That code reads the lines of its own file train_aug.txt. Public copies of the list are in sorted order, VOC's and
-    SBD's images mixed, so that order is taken; a file ImageSets/Segmentation/train_aug.txt (an id a line, or
-    "/JPEGImages/ID.jpg ..." lines) overrules it.
-
-    Raises:
-        DataError: the file names other images than `names`.
-    """
-    path = find_folder(root) / "ImageSets" / "Segmentation" / "train_aug.txt"
-    if not path.is_file():
-        return list(range(len(names)))
-    number = {Path(name).stem: index for index, name in enumerate(names)}
-    lines = read_list(path)
-    if set(lines) != set(number) or len(lines) != len(number):
-        differ = len(set(lines) ^ set(number))
-        rule = f"must name each of the {len(number)} images of trainaug once"
-        raise DataError(f"{path}: {rule}, but has {len(lines)} lines and differs in {differ} images.")
-    return [number[line] for line in lines]
 
 
 def read_voc_label(path: Path) -> Tensor:

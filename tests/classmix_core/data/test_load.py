@@ -63,9 +63,7 @@ def test_a_number_of_labelled_images_that_a_list_does_not_name_is_refused(
     if fits:
         assert len(load_data(given).labelled.names) == 2
         return
-    with pytest.raises(
-        InvalidValue, match=r"labelled is unset where split_file is a list, or as many as the 2"
-    ) as caught:
+    with pytest.raises(InvalidValue, match=r"labelled is unset where split_file is set, or as many as the 2") as caught:
         load_data(given)
     assert caught.value.field == "labelled"
 

@@ -1,6 +1,5 @@
 """VOC 2012 with SBD's labels, as a miniature."""
 
-import pickle
 import re
 import shutil
 import sys
@@ -15,7 +14,7 @@ import torch
 
 from classmix_core.data import load_data
 from classmix_core.data.datasets import voc
-from classmix_core.errors import DataError, InvalidValue
+from classmix_core.errors import DataError
 from tests.classmix_core.data.roles import check, config, sizes
 from tests.trees import SBD_TRAIN, TRAINAUG, VOC_TRAIN, VOC_VAL, build_voc, objects, write_sbd_mat
 
@@ -148,37 +147,6 @@ def test_without_scipy_the_file_and_what_is_missing_are_named(voc_root: Path, mo
         voc.read_voc_label(path)
 
 
-# ---- what ClassMix's pickles count
-
-
-def test_the_list_is_in_sorted_order_unless_a_file_says_otherwise(voc_root: Path) -> None:
-    assert voc.list_order(voc_root, voc.load_train(voc_root).names) == list(range(9))
-
-
-@pytest.mark.parametrize("line", ["{0}\n", "/JPEGImages/{0}.jpg /SegmentationClassAug/{0}.png\n"])
-def test_a_list_in_the_folder_gives_the_order(voc_root: Path, line: str) -> None:
-    order = [4, 8, 0, 3, 1, 2, 7, 6, 5]
-    path = voc_root / "VOCdevkit/VOC2012" / LISTS / "train_aug.txt"
-    path.write_text("".join(line.format(TRAINAUG[number]) for number in order))
-    assert voc.list_order(voc_root, voc.load_train(voc_root).names) == order
-
-
-@pytest.mark.parametrize(
-    ("lines", "found"),
-    [
-        (TRAINAUG[:-1], "has 8 lines and differs in 1 images"),
-        ((*TRAINAUG[:-1], VOC_VAL[0]), "has 9 lines and differs in 2 images"),
-        ((*TRAINAUG, TRAINAUG[0]), "has 10 lines and differs in 0 images"),
-    ],
-)
-def test_a_list_of_other_images_is_refused(voc_root: Path, lines: tuple[str, ...], found: str) -> None:
-    path = voc_root / "VOCdevkit/VOC2012" / LISTS / "train_aug.txt"
-    path.write_text("\n".join(lines))
-    expected = f"{path}: must name each of the 9 images of trainaug once, but {found}."
-    with pytest.raises(DataError, match=re.escape(expected)):
-        voc.list_order(voc_root, voc.load_train(voc_root).names)
-
-
 # ---- what is missing
 
 
@@ -247,33 +215,3 @@ def test_unimatchs_lists_name_the_labelled_of_voc(voc_root: Path, tmp_path: Path
     data = load_data(config(voc_root, name="voc", split_file=str(path)))
     assert list(data.labelled.names) == [f"JPEGImages/{TRAINAUG[i]}.jpg" for i in (2, 7)]
     assert sizes(data) == [2, 5, 2, 3]
-
-
-ORDER = [6, 2, 8, 0, 4, 1, 7, 3, 5]
-
-
-@pytest.mark.parametrize(("labelled", "count"), [(1, 1), (4, 4), (0.5, 5)])
-def test_the_first_of_classmixs_pickle_are_labelled_by_the_order_of_the_list(
-    voc_root: Path, tmp_path: Path, labelled: int | float, count: int
-) -> None:
-    (tmp_path / "split_0.pkl").write_bytes(pickle.dumps(np.array(ORDER), 3))
-    given = config(voc_root, name="voc", split_file=str(tmp_path / "split_0.pkl"), labelled=labelled)
-    data = load_data(given)
-    assert list(data.labelled.names) == [f"JPEGImages/{TRAINAUG[i]}.jpg" for i in sorted(ORDER[:count])]
-    assert sizes(data) == [count, 7 - count, 2, 3]
-    listed = voc_root / "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt"
-    listed.write_text("\n".join(reversed(TRAINAUG)))
-    data = load_data(given)
-    assert list(data.labelled.names) == sorted(f"JPEGImages/{TRAINAUG[8 - i]}.jpg" for i in ORDER[:count])
-
-
-def test_a_pickle_of_another_number_of_images_is_refused(voc_root: Path, tmp_path: Path) -> None:
-    (tmp_path / "split_0.pkl").write_bytes(pickle.dumps(np.arange(10582), 3))
-    with pytest.raises(DataError, match=r"split_0\.pkl: must be a permutation of 0\.\.8, .* but has 10582 numbers"):
-        load_data(config(voc_root, name="voc", split_file=str(tmp_path / "split_0.pkl"), labelled=2))
-
-
-def test_a_pickle_that_is_not_there_is_refused(voc_root: Path) -> None:
-    with pytest.raises(InvalidValue, match=r"split_file is an existing file.*no\.pkl") as caught:
-        load_data(config(voc_root, name="voc", split_file="no.pkl", labelled=2))
-    assert caught.value.field == "split_file"
