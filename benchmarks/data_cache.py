@@ -2,8 +2,8 @@
 
     python benchmarks/data_cache.py --root DIR [--name camvid] [--resize 120 160] [--rounds 3] [--images 100]
 
-Reads the same images and labels without a cache, from one on disk and from one in memory, by turns, and prints samples
-per second (the median of the rounds) and the ratio to no cache. The caches are filled before, in folders of their own.
+Reads the same images and labels without a cache and from one, by turns, and prints samples per second (the median of
+the rounds) and the ratio to no cache. The cache is filled before, in a folder of its own.
 """
 
 import argparse
@@ -11,12 +11,11 @@ import statistics
 import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from classmix_core.config import DataConfig
-from classmix_core.data import cache, load_data
+from classmix_core.data import load_data
 from classmix_core.data.loader import TrainingSet
 
 
@@ -46,15 +45,10 @@ def main() -> None:
     size = tuple(options.resize) if options.resize else None
     config = DataConfig(name=options.name, root=options.root, resize=size)
     with tempfile.TemporaryDirectory(prefix="classmix_cache_") as home:
-        if cache.SHARED_MEMORY.is_dir():  # not among the files of those who use it
-            memory = tempfile.TemporaryDirectory(prefix="classmix_cache_", dir=cache.SHARED_MEMORY)
-            cache.SHARED_MEMORY = Path(memory.name)
         sets = {"none": labelled(config, options.images)}
         sets["disk"] = labelled(replace(config, cache="disk", cache_dir=home), options.images)
-        sets["ram"] = labelled(replace(config, cache="ram"), options.images)
         first = {kind: seconds(samples) for kind, samples in sets.items()}
         rounds = [{kind: seconds(samples) for kind, samples in sets.items()} for _ in range(options.rounds)]
-        cache.release()
     count = len(sets["none"].samples.names)
     rate = {kind: count / statistics.median(times[kind] for times in rounds) for kind in sets}
     print(f"{options.name}, {count} images with labels, resize {size}, one thread, {options.rounds} rounds")

@@ -65,11 +65,10 @@ class DataConfig:
     """Unlabelled images a step, on each worker; as many mixed ones come of them."""
     loader_workers: int = 0
     """Loader processes for each of labelled and unlabelled images, on each worker; 0 loads in the training process."""
-    cache: Literal["none", "ram", "disk"] = "none"
-    """Keep decoded, resized images and labels for all processes of the machine: in memory until the last of them ends,
-    or on disk until you delete them."""
+    cache: Literal["none", "disk"] = "none"
+    """Keep decoded, resized images and labels on disk, for all processes of the machine, until you delete them."""
     cache_dir: str | None = None
-    """Folder of the cache on disk. Unset: classmix_harness in the user's cache folder."""
+    """Folder of the cache. Unset: classmix_harness in the user's cache folder."""
 
     def __post_init__(self) -> None:
         if self.name != "scenes":

@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from classmix_core.config import DataConfig
 from classmix_core.data.cache import CachedSamples, open_cache
@@ -29,12 +28,12 @@ def load_data(config: DataConfig, roles: Sequence[Role] = EVALUATED) -> Data:
         return scenes.load(None, config, roles)
     assert config.root is not None
     data = LOAD[config.name](Path(config.root), config, roles)
-    return data if config.cache == "none" else with_cache(data, config.cache, config)
+    return data if config.cache == "none" else with_cache(data, config)
 
 
-def with_cache(data: Data, kind: Literal["ram", "disk"], config: DataConfig) -> Data:
-    """The same, read through a cache. Labels of val and test stay as large as they are."""
-    folder = open_cache(kind, config.cache_dir)
+def with_cache(data: Data, config: DataConfig) -> Data:
+    """The same, read through the cache. Labels of val and test stay as large as they are."""
+    folder = open_cache(config.cache_dir)
 
     def cached(samples: Samples | None, resize_labels: bool) -> CachedSamples:
         assert isinstance(samples, FileSamples)

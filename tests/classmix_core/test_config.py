@@ -43,14 +43,8 @@ def test_each_field_is_refused_beyond_its_range_alone(field: str, good: list[Any
 @pytest.mark.parametrize(
     ("field", "fields", "rule"),
     [
-        ("cache", {"cache": "ram"}, "cache is none for name=scenes, which is in memory"),
         ("cache", {"cache": "disk"}, "cache is none for name=scenes, which is in memory"),
         ("cache_dir", {"name": "voc", "root": "x", "cache_dir": "y"}, "cache_dir is set for cache=disk alone"),
-        (
-            "cache_dir",
-            {"name": "voc", "root": "x", "cache_dir": "y", "cache": "ram"},
-            "cache_dir is set for cache=disk alone",
-        ),
         (
             "extra_unlabelled",
             {"name": "voc", "root": "x", "extra_unlabelled": True},
@@ -74,7 +68,6 @@ def test_fields_that_do_not_go_together_are_refused(field: str, fields: dict[str
     "fields",
     [
         {"name": "voc", "split_file": "s.txt", "labelled": 1},
-        {"name": "camvid", "cache": "ram"},
         {"name": "folder", "cache": "disk"},
         {"name": "camvid", "cache": "disk", "cache_dir": "y"},
         {"name": "cityscapes", "extra_unlabelled": True, "split_file": "s.txt"},

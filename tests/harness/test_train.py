@@ -172,8 +172,8 @@ def test_training_starts_from_a_file_of_weights_and_says_what_fitted(
     assert_refused(refused, here, "other.safetensors", "must hold tensors of the network", "but has x")
 
 
-@pytest.mark.parametrize("before", ["none", "ram", "disk"])
-@pytest.mark.parametrize("after", ["none", "ram", "disk"])
+@pytest.mark.parametrize("before", ["none", "disk"])
+@pytest.mark.parametrize("after", ["none", "disk"])
 def test_a_resume_may_change_where_samples_are_cached_and_nothing_else(
     tmp_path: Path, camvid_root: Path, before: str, after: str
 ) -> None:
