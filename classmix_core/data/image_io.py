@@ -14,7 +14,10 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def decode(path: Path, mode: Literal["RGB", "UNCHANGED"]) -> Tensor:
-    """Decode an image file to (C, H, W).
+    """Decode an image file to (C, H, W): uint8, or uint16 of a PNG of 16 bits.
+
+    Args:
+        mode: RGB, turned as its EXIF data say; UNCHANGED as stored: grey values, palette indices or colours.
 
     Raises:
         DataError: there is no such file, or it is damaged or not an image.
@@ -63,10 +66,13 @@ def read_label(path: Path) -> Tensor:
 
 
 def existing(path: Path, layout: str) -> Path:
-    """The path itself.
+    """The path itself, which must exist.
+
+    Args:
+        layout: how the folders of the data set must look, for the message.
 
     Raises:
-        DataError: it does not exist; `layout` says how the data set must lie.
+        DataError: it does not exist.
     """
     if not path.exists():
         raise DataError(f"{path}: must exist{f'; {layout}' if layout else ''}.")
@@ -77,7 +83,7 @@ def image_files(folder: Path, layout: str = "") -> list[Path]:
     """All images below a folder, also through links, sorted; hidden files, which some systems put beside them, are not.
 
     Args:
-        layout: how the data set must lie, for the message.
+        layout: how the folders of the data set must look, for the message.
 
     Raises:
         DataError: the folder is missing or holds none.

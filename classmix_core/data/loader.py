@@ -91,7 +91,15 @@ def training_batches(
 def evaluation_batches(
     samples: Samples, batch: int, *, resize: Size | None, resize_labels: bool, rank: int, world_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every `world_size`-th sample in order, in batches of neighbours of the same size: uint8 images and labels."""
+    """Every `world_size`-th sample from `rank` on, in order, in batches of neighbours of the same size.
+
+    Args:
+        resize: H, W of the images; None: as they are.
+        resize_labels: whether labels are resized too.
+
+    Yields:
+        uint8 images (B, 3, H, W) and uint8 labels (B, H, W) with 0..K-1 or IGNORE_INDEX.
+    """
     shard = iter(range(rank, len(samples.names), world_size))
     while indices := list(islice(shard, batch)):
         groups: dict[tuple[torch.Size, torch.Size], list[tuple[Tensor, Tensor]]] = {}

@@ -11,6 +11,12 @@ class EndlessSampler(Sampler[list[tuple[int, int]]]):
 
     The stream is one permutation after the other, each drawn from the seed and the epoch alone; a step takes the next
     `world_size * batch` of it. So where it stands is the number of the step, and nothing else need be saved.
+
+    Args:
+        count: how many samples there are, at least 1.
+        batch: samples a step, of each worker.
+        rank: of this worker, 0..world_size-1.
+        first_step: the step at which the batches begin.
     """
 
     def __init__(self, count: int, batch: int, *, seed: int, rank: int, world_size: int, first_step: int) -> None:

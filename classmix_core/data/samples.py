@@ -118,7 +118,7 @@ class FileSamples:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set, split."""
+    """A data set in its four roles; `palette` has the RGB colour of each class, 0..255."""
 
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
@@ -138,6 +138,8 @@ def pair_files(
 ) -> FileSamples:
     """Every image below `images` with the PNG of the same relative stem below `labels`; named relative to `root`.
 
+    No label is looked for yet.
+
     Raises:
         DataError: as `image_files`, or there is no folder of labels.
     """
@@ -148,6 +150,7 @@ def pair_files(
 
 
 def label_path(image: Path, images: Path, labels: Path) -> Path:
+    """The PNG below `labels` that belongs to an image below `images`."""
     return labels / image.relative_to(images).with_suffix(".png")
 
 

@@ -79,11 +79,12 @@ def split_labelled(train: Samples, config: DataConfig, default: int) -> tuple[li
         default: how many keep them where the configuration does not say.
 
     Raises:
-        InvalidValue: more than there are, or another number than a list names.
+        InvalidValue: more than there are, or a split file that is missing, empty or of another number of names.
+        DataError: the split file names an image twice, or one that the data set does not have.
     """
     count = len(train.names)
-    wanted = default if config.labelled is None else config.labelled
     if config.split_file is None:
+        wanted = default if config.labelled is None else config.labelled
         return choose(count, resolve_amount(wanted, count, "labelled"), config.split_seed)
     path = Path(config.split_file)
     labelled = find_names(read_names(path), train.names, path)
@@ -99,7 +100,7 @@ def split_and_hold_out(train: Samples, config: DataConfig) -> tuple[list[int], l
     images are labelled, and val is drawn from the others then.
 
     Raises:
-        InvalidValue: a split file that names so many that too few are left for val.
+        InvalidValue: a split file that names so many that too few are left for val; see `split_labelled`.
     """
     count = len(train.names)
     amount = max(1, round(config.holdout * count))

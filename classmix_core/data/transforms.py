@@ -1,4 +1,4 @@
-"""Resizing, zooming and cropping of an image and its label."""
+"""Resizing, zooming and cropping of an image, uint8 (3, H, W), and its label, uint8 (H, W)."""
 
 import numpy as np
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from classmix_core.constants import IGNORE_INDEX
 
 
 def resize_image(image: Tensor, size: Size | None) -> Tensor:
+    """Bilinear, with antialiasing; None leaves the image as it is."""
     if size is None:
         return image
     from torchvision.transforms.v2 import functional  # a second, which images of the right size do not need
@@ -17,13 +18,14 @@ def resize_image(image: Tensor, size: Size | None) -> Tensor:
 
 
 def resize_label(label: Tensor, size: Size | None) -> Tensor:
+    """The nearest pixel of the label, which so gains no value; None leaves the label as it is."""
     if size is None:
         return label
     return F.interpolate(label[None, None], list(size), mode="nearest-exact")[0, 0]
 
 
 def zoom(image: Tensor, label: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """Image and label resized by a factor."""
+    """Image and label resized by a factor above 0, each side to at least 1 pixel."""
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[2] * factor)))
     return resize_image(image, size), resize_label(label, size)
 
