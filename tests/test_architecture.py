@@ -1,76 +1,69 @@
-"""docs/architecture.svg shows the code as it is; what docs/draw_architecture.py makes of circles and single files."""
+"""The rooms of the harness import each other in one direction, and docs/architecture.md shows it as it is."""
 
 import runpy
-import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+
+import pytest
 
 import harness
 
 ROOT = Path(harness.__file__).parent.parent
-SCRIPT = ROOT / "docs" / "draw_architecture.py"
+SCRIPT = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))
+LEVELS = (
+    {"commands"},
+    {"search"},
+    {"cli"},
+    {"inference", "distributed"},
+    {"training"},
+    {"config", "run_dir"},
+    {"tracking", "atomic"},
+    {"errors"},
+    {"classmix_core"},
+)
+"""A room may import those further down, and none beside it."""
 
 
-def script() -> dict[str, Any]:
-    return runpy.run_path(str(SCRIPT))
+def test_rooms_import_what_stands_further_down_alone() -> None:
+    level = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
+    arrows = SCRIPT["count_arrows"]()
+    assert {room for arrow in arrows for room in arrow} == set(level)
+    assert [arrow for arrow in arrows if level[arrow[0]] >= level[arrow[1]]] == []
 
 
-def write_tree(root: Path, **files: str) -> Path:
-    """Modules by their name, with __ for a dot; every folder becomes a package."""
+def test_harness_has_few_modules_side_by_side_each_room_says_what_it_is_and_no_file_is_long() -> None:
+    assert len(list((ROOT / "harness").glob("*.py"))) <= 9
+    for package in ("harness", "classmix_core"):
+        for file in (ROOT / package).rglob("*.py"):
+            text = file.read_text()
+            assert text.startswith('"""'), f"{file} says nothing of itself"
+            assert text.count("\n") <= 300, file
+            assert "options: Any" not in text, file
+
+
+def test_the_drawing_in_the_page_is_what_the_script_makes_of_the_code() -> None:
+    page = SCRIPT["PAGE"].read_text(encoding="utf-8")
+    drawn = SCRIPT["with_drawing"](page, SCRIPT["draw"](SCRIPT["count_arrows"]()))
+    assert page == drawn, "run: python docs/draw_architecture.py"
+
+
+def test_each_file_that_imports_a_room_is_counted_once(tmp_path: Path) -> None:
+    files = {
+        "train.py": "from harness import errors\nfrom harness.search import study\nimport harness.search.space",
+        "errors.py": "import torch",
+        "search/study.py": "from harness import ENVIRONMENT, errors\nimport classmix_core.ema",
+        "search/space.py": "def load():\n    from harness.errors import UserError\nfrom harness.search import study",
+    }
     for name, text in files.items():
-        path = root / f"{name.replace('__', '/')}.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for folder in [path.parent, *path.parent.parents]:
-            if folder == root:
-                break
-            (folder / "__init__.py").touch()
-        path.write_text(text)
-    return root
+        (tmp_path / "harness" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "harness" / name).write_text(text)
+    expected = {("commands", "errors"): 1, ("commands", "search"): 1, ("search", "errors"): 2}
+    assert SCRIPT["count_arrows"](tmp_path) == expected | {("search", "classmix_core"): 1}
 
 
-def texts(svg: str) -> list[str]:
-    return [element.text or "" for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
-
-
-def test_the_committed_drawing_is_what_the_script_makes_of_the_code() -> None:
-    committed = (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
-    assert script()["draw"](ROOT) == committed, "run: python docs/draw_architecture.py"
-
-
-def test_every_import_between_rooms_is_counted_once_for_each_file_and_module(tmp_path: Path) -> None:
-    root = write_tree(
-        tmp_path,
-        harness__train="import harness.search.study\nfrom harness.search import study, space\nif '__main__': pass",
-        harness__search__study="from harness.search.space import x\nfrom classmix_core.ema import y\nimport torch",
-        harness__search__space="def x():\n    from classmix_core.ema import y",
-        classmix_core__ema="y = 1",
-    )
-    module = script()
-    modules = module["find_modules"](root)
-    counts = module["count_imports"](modules, module["find_rooms"](modules))
-    assert counts == {("harness.commands", "harness.search"): 2, ("harness.search", "classmix_core"): 2}
-
-
-def test_an_arrow_that_follows_from_others_is_written_into_the_box(tmp_path: Path) -> None:
-    root = write_tree(
-        tmp_path,
-        harness__train="from harness.search import study\nfrom harness import errors\nif '__main__': pass",
-        harness__search__study="from harness import errors",
-        harness__errors="",
-        classmix_core__ema="",
-    )
-    svg = script()["draw"](root)
-    assert "also imports: errors.py\u00a01" in texts(svg)
-    assert svg.count('marker-end="url(#head)"') == 2
-    assert "url(#against)" not in svg
-
-
-def test_an_import_against_the_direction_is_drawn_in_red(tmp_path: Path) -> None:
-    root = write_tree(
-        tmp_path,
-        harness__search__study="from harness.cli import a, b",
-        harness__cli__a="from harness.search import study",
-        harness__cli__b="",
-        classmix_core__ema="",
-    )
-    assert script()["draw"](root).count('marker-end="url(#against)"') == 1
+@pytest.mark.parametrize("length", [2, 4])
+def test_an_arrow_that_follows_from_others_is_not_drawn(length: int) -> None:
+    chain = list(pairwise("abcdef"[: length + 1]))
+    arrows = Counter(dict.fromkeys(chain, 3) | {("a", "abcdef"[length]): 1})
+    assert SCRIPT["draw"](arrows).count("-->") == length

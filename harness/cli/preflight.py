@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from classmix_core.data import EVALUATED, Role, check_data
-from classmix_core.data.samples import image_files
+from classmix_core.data.image_io import image_files
 from classmix_core.errors import DataError, InvalidValue
 from classmix_core.models import build_model
 from harness.cli.display import out, show_check, warn

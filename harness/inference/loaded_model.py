@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from classmix_core.config import InferenceConfig, Size
-from classmix_core.data.loader import resize_image
+from classmix_core.data.transforms import resize_image
 from classmix_core.errors import InvalidValue
 from classmix_core.evaluate import predict
 from classmix_core.models import build_model
