@@ -3,82 +3,33 @@
     python -m classmix_core.data.convert_split FILE.pkl --root VOC_ROOT --labelled N > labelled.txt
 
 Such a file is a pickled permutation of the training images, the first N of which are labelled. A pickle can name any
-function and have it called: only the names that numpy writes for an array of integers are allowed here, all else is
-refused. Even numpy's own functions are not called: on damaged types they crash the interpreter.
+function and have it called: only those that numpy writes for an array are allowed here, all else is refused.
 """
 
 import argparse
 import io
 import pickle
-import pickletools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from classmix_core.data.datasets import voc
 from classmix_core.errors import DataError
 
-
-class Stored:
-    """Stands for an array or its type: keeps what numpy would make it of."""
-
-    def __init__(self, *values: Any) -> None:
-        self.values = values
-        self.state: Any = ()
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-def from_buffer(data: object, dtype: object, shape: object, *_: object) -> Stored:
-    """An array, as protocol 5 writes it."""
-    array = Stored()
-    array.__setstate__((1, shape, dtype, False, data))
-    return array
-
-
-def latin1(text: str, _: str) -> bytes:
-    """Bytes, as protocols 0 to 2 write them."""
-    return text.encode("latin1")
-
-
-ALLOWED: dict[str, Any] = {
-    "numpy.ndarray": Stored,
-    "numpy.dtype": Stored,
-    "numpy.core.multiarray._reconstruct": Stored,  # numpy 1
-    "numpy._core.multiarray._reconstruct": Stored,
-    "numpy.core.numeric._frombuffer": from_buffer,
-    "numpy._core.numeric._frombuffer": from_buffer,
-    "_codecs.encode": latin1,
-}
+ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+ALLOWED |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
+ALLOWED |= {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads numpy's arrays and nothing else."""
+    """Knows what numpy writes for an array, and nothing else."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (full := f"{module}.{name}") not in ALLOWED:
-            raise pickle.UnpicklingError(f"{full}, which is not run")
-        return ALLOWED[full]
-
-
-def read_integers(data: bytes) -> list[int]:
-    """The one-dimensional array of integers in a pickle; what is raised for anything else can be of any kind."""
-    for opcode, argument, _ in pickletools.genops(data):  # raises for a length beyond the end
-        if opcode.name.endswith("PUT") and int(argument or 0) > len(data):  # the unpickler took 20 GB for it
-            raise ValueError(f"{opcode.name} {argument} in {len(data)} bytes")
-    array = ArrayUnpickler(io.BytesIO(data)).load()
-    if not isinstance(array, Stored):
-        raise TypeError(f"a {type(array).__name__}")
-    _, shape, dtype, _, content = array.state
-    code, order = dtype.values[0], dtype.state[1]
-    if len(shape) != 1 or code not in ("i4", "i8", "u4", "u8"):
-        raise TypeError(f"an array of type {code} and shape {shape}")
-    numbers: list[int] = np.frombuffer(content, np.dtype(code).newbyteorder(order)).tolist()
-    return numbers
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name}, which is not run")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
 def read_permutation(path: Path, count: int) -> list[int]:
@@ -90,8 +41,11 @@ def read_permutation(path: Path, count: int) -> list[int]:
     if not path.is_file():
         raise DataError(f"{path}: the file must exist.")
     try:
-        order = read_integers(path.read_bytes())
-    except Exception as error:
+        array = ArrayUnpickler(io.BytesIO(path.read_bytes())).load()
+        if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
+            raise TypeError(f"{array!r:.60}")
+        order: list[int] = array.tolist()
+    except Exception as error:  # of any kind
         raise DataError(f"{path}: must be a pickled numpy array of integers, but got: {error}.") from error
     if sorted(order) != list(range(count)):
         rule = f"must be a permutation of 0..{count - 1}, one for each training image"

@@ -6,12 +6,13 @@ OUT/thumbnails/NAME.jpg    image and overlay side by side
 OUT/index.html             all thumbnails and the legend
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 import torch
+from jinja2 import Environment
 from PIL import Image
 from torch import Tensor
 
@@ -23,16 +24,8 @@ FOLDERS = ("masks", "overlays", "thumbnails")
 THUMBNAIL = 360
 """Longer side of an image on the page, in pixels."""
 
-STYLE = """
-:root { color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif }
-body { margin: 1.5rem; background: Canvas; color: CanvasText }
-main { display: flex; flex-wrap: wrap; gap: 1.5rem }
-figure { margin: 0; max-width: 100% }
-img { max-width: 100%; height: auto; display: block }
-figcaption { overflow-wrap: anywhere }
-td { padding: 0 1rem 0 0 } td:last-child { text-align: right }
-i { display: inline-block; width: 1em; height: 1em; border: 1px solid GrayText; vertical-align: -0.15em }
-"""
+NamedColour = tuple[str, tuple[int, int, int]]
+Share = tuple[str, tuple[int, int, int], float]
 
 
 @dataclass(frozen=True)
@@ -98,54 +91,57 @@ def save(image: Image.Image, path: Path, kind: str) -> None:
         image.save(part, kind, quality=90)
 
 
-def write_page(out: Path, labelled_images: list[GalleryImage], classes: Classes) -> Path:
+def write_page(out: Path, images: Sequence[GalleryImage], classes: Classes) -> Path:
     """index.html, which needs nothing from elsewhere."""
-    total = [sum(counts) for counts in zip(*(labelled_image.pixels for labelled_image in labelled_images), strict=True)]
-    rows = "\n".join(legend_row(classes, index, share) for index, share in enumerate(shares(total)))
-    figures = "\n".join(figure(labelled_image, classes) for labelled_image in labelled_images)
-    page = f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Predictions</title><style>{STYLE}</style>
-<h1>{len(labelled_images)} images</h1>
-<table><caption>Classes and their shares of all pixels</caption>
-{rows}
-</table>
-<main>
-{figures}
-</main></html>
-"""
     path = out / "index.html"
+    total = [sum(counts) for counts in zip(*(image.pixels for image in images), strict=True)]
+    page = PAGE.render(images=images, classes=list(zip(classes.names, classes.palette, strict=True)), total=total)
     with atomic_file(path) as part:
         part.write_text(page, encoding="utf-8", errors="replace")
     return path
 
 
-def shares(pixels: list[int] | tuple[int, ...]) -> list[float]:
-    return [count / sum(pixels) for count in pixels]
+def address(image: GalleryImage, folder: str, suffix: str) -> str:
+    return quote(bytes(folder / with_suffix(image.stem, suffix)))
 
 
-def legend_row(classes: Classes, index: int, share: float) -> str:
-    return f"<tr><td>{swatch(classes, index)} {escape(classes.names[index])}</td><td>{share:.1%}</td></tr>"
+def shares(pixels: Sequence[int], classes: Sequence[NamedColour], most: int | None = None) -> list[Share]:
+    """Name, colour and share of each class, or of the `most` largest that are there."""
+    found = [(name, colour, count / sum(pixels)) for (name, colour), count in zip(classes, pixels, strict=True)]
+    largest = sorted(found, key=lambda one: -one[2])[:most]
+    return found if most is None else [one for one in largest if one[2] > 0]
 
 
-def swatch(classes: Classes, index: int) -> str:
-    red, green, blue = classes.palette[index]
-    return f'<i style="background:rgb({red},{green},{blue})"></i>'
-
-
-def figure(labelled_image: GalleryImage, classes: Classes) -> str:
-    """Thumbnail, name, size and the four largest classes."""
-    share = shares(labelled_image.pixels)
-    largest = [index for index in sorted(range(len(share)), key=lambda index: -share[index])[:4] if share[index] > 0]
-    parts = ", ".join(f"{swatch(classes, i)} {escape(classes.names[i])} {share[i]:.0%}" for i in largest)
-    height, width = labelled_image.thumbnail
-    name, source = escape(labelled_image.name), address("thumbnails", labelled_image, ".jpg")
-    image = f'<img loading="lazy" src="{source}" width="{width}" height="{height}" alt="{name}: image and classes">'
-    links = f'<a href="{address("masks", labelled_image, ".png")}">mask</a>'
-    caption = f"{name}, {labelled_image.size[1]} x {labelled_image.size[0]}, {links}<br>{parts}"
-    overlay_link = f'<a href="{address("overlays", labelled_image, ".jpg")}">{image}</a>'
-    return f"<figure>{overlay_link}<figcaption>{caption}</figcaption></figure>"
-
-
-def address(folder: str, labelled_image: GalleryImage, suffix: str) -> str:
-    return quote(bytes(folder / with_suffix(labelled_image.stem, suffix)))
+ENVIRONMENT = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+ENVIRONMENT.filters |= {"address": address, "shares": shares}
+PAGE = ENVIRONMENT.from_string("""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Predictions</title><style>
+:root { color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif }
+body { margin: 1.5rem; background: Canvas; color: CanvasText }
+main { display: flex; flex-wrap: wrap; gap: 1.5rem }
+figure { margin: 0; max-width: 100% }
+img { max-width: 100%; height: auto; display: block }
+figcaption { overflow-wrap: anywhere }
+td { padding: 0 1rem 0 0 } td:last-child { text-align: right }
+i { display: inline-block; width: 1em; height: 1em; border: 1px solid GrayText; vertical-align: -0.15em }
+</style>
+{% macro swatch(colour) %}<i style="background:rgb({{ colour | join(',') }})"></i>{% endmacro %}
+<h1>{{ images | length }} images</h1>
+<table><caption>Classes and their shares of all pixels</caption>
+{% for name, colour, share in total | shares(classes) %}
+<tr><td>{{ swatch(colour) }} {{ name }}</td><td>{{ "%.1f%%" | format(100 * share) }}</td></tr>
+{% endfor %}
+</table>
+<main>
+{% for image in images %}
+<figure><a href="{{ image | address('overlays', '.jpg') }}"><img loading="lazy"
+ src="{{ image | address('thumbnails', '.jpg') }}" width="{{ image.thumbnail[1] }}" height="{{ image.thumbnail[0] }}"
+ alt="{{ image.name }}: image and classes"></a><figcaption>{{ image.name }}, {{ image.size[1] }} x {{ image.size[0] }},
+<a href="{{ image | address('masks', '.png') }}">mask</a><br>
+{%- for name, colour, share in image.pixels | shares(classes, 4) %}
+{{ swatch(colour) }} {{ name }} {{ "%.0f%%" | format(100 * share) }}{{ ", " if not loop.last }}
+{%- endfor %}</figcaption></figure>
+{% endfor %}
+</main></html>
+""")

@@ -1,9 +1,9 @@
-"""Who decides what the next trial is: Optuna, the plan of a confirmation, and Tune's question put to either."""
+"""What the next trial is: Tune asks, and the store or Optuna's sampler answers."""
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import TrialState
@@ -27,18 +27,6 @@ class Suggestion(NamedTuple):
     """By dotted key."""
     sampler_params: Values
     """The same as the sampler has them."""
-
-
-class Sampler(Protocol):
-    """Draws what is tried."""
-
-    def ask(self) -> Suggestion:
-        """The next trial."""
-        ...
-
-    def tell(self, record: TrialRecord) -> None:
-        """How a trial ended."""
-        ...
 
 
 class OptunaSampler:
@@ -114,25 +102,18 @@ def frozen(record: TrialRecord, axes: Sequence[SearchParameter]) -> optuna.trial
     )
 
 
-class FixedPlan:
-    """Nothing is sampler_params: the store holds all trials before the first starts."""
-
-    def ask(self) -> Suggestion:
-        return Suggestion({}, {})
-
-    def tell(self, record: TrialRecord) -> None:
-        pass
-
-
 class ResumableSearcher(Searcher):
     """Answers Tune from a store: first what has not ended, then what the sampler draws, up to a number of trials.
 
     Args:
+        sampler: None: the store holds all trials from the start, as those of a confirmation.
         steps: length of a trial whose values do not set it.
         deadline: by time.monotonic(); after it no trial starts.
     """
 
-    def __init__(self, store: TrialStore, sampler: Sampler, trials: int, steps: int, deadline: float = float("inf")):
+    def __init__(
+        self, store: TrialStore, sampler: OptunaSampler | None, trials: int, steps: int, deadline: float = float("inf")
+    ):
         super().__init__()
         self.store, self.sampler, self.trials, self.steps, self.deadline = store, sampler, trials, steps, deadline
         self.unfinished = [record for record in store.records if not record.ended]
@@ -147,8 +128,9 @@ class ResumableSearcher(Searcher):
             return Searcher.FINISHED
         if self.unfinished:
             record = self.unfinished.pop(0)
-            self.sampler.ask()
-        elif len(self.store.records) < self.trials:
+            if self.sampler:
+                self.sampler.ask()
+        elif self.sampler and len(self.store.records) < self.trials:
             values, drawn = self.sampler.ask()
             record = self.store.add(values, int(values.get("steps", self.steps)), sampler_params=drawn)
         else:
@@ -164,7 +146,8 @@ class ResumableSearcher(Searcher):
             self.store.end(record, "failed", "its process died: killed, or out of memory")
         else:
             self.store.end(record, "complete" if record.step >= record.steps else "pruned")
-        self.sampler.tell(record)
+        if self.sampler:
+            self.sampler.tell(record)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the store is on disk."""

@@ -24,7 +24,7 @@ from harness.search.confirmation import Candidate, by_seed, candidate_figures, p
 from harness.search.progress import SearchProgress
 from harness.search.scheduler import StopAtReport
 from harness.search.search_space import bounds, flatten_search, initial_points, search_parameters
-from harness.search.searcher import FixedPlan, OptunaSampler, ResumableSearcher, Sampler
+from harness.search.searcher import OptunaSampler, ResumableSearcher
 from harness.search.trial import TrialSetup
 from harness.search.trial_store import Phase, TrialRecord, TrialStore
 from harness.search.tuner import run_trials
@@ -154,7 +154,7 @@ class Study:
         self,
         phase: Phase,
         metric: str,
-        sampler: Sampler,
+        sampler: OptunaSampler | None,
         scheduler: StopAtReport,
         *,
         best: Callable[[], str],
@@ -243,7 +243,7 @@ class Study:
             return f"{first.text} (trial {first.trial})" if first.scores else "-"
 
         if self.reruns.ended < total:
-            self.tune("confirm", metric, FixedPlan(), StopAtReport(self.reruns, None), best=best_text)
+            self.tune("confirm", metric, None, StopAtReport(self.reruns, None), best=best_text)
         candidates = scored(search, self.trials, self.reruns)
         tables.show_candidates(search, candidates, metric)
         self.log_candidates(candidates, metric, "confirm.csv")

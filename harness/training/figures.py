@@ -1,6 +1,6 @@
 """What a person looks at: panels of a mix, of predictions, and the confusion matrix."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,9 @@ from torch import Tensor
 
 from classmix_core.classmix import Mixed
 from classmix_core.constants import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Palette = tuple[tuple[int, int, int], ...]
 MIN_HEIGHT = 120
@@ -54,23 +57,21 @@ def prediction_panel(image_BCHW: Tensor, truth_BHW: Tensor, prediction_BHW: Tens
     return grid([image_BCHW, colour_labels(truth_BHW, palette), colour_labels(prediction_BHW, palette)])
 
 
-def confusion_figure(matrix_KK: Tensor, classes: tuple[str, ...]) -> Any:
-    """The confusion matrix, each row as shares of the true class, as a matplotlib figure."""
+def confusion_figure(matrix_KK: Tensor, classes: tuple[str, ...]) -> "Figure":
+    """The confusion matrix, each row as shares of the true class."""
     from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay
 
     share = matrix_KK.double() / matrix_KK.sum(1, keepdim=True).clamp(min=1)
     side = 2.5 + 0.5 * len(classes)
     figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(share.cpu().numpy(), cmap="Blues", vmin=0, vmax=1)
-    ticks = range(len(classes))
-    axes.set_xticks(ticks, classes, rotation=45, ha="right")
-    axes.set_yticks(ticks, classes)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    for row in ticks:
-        for column in ticks:
-            value = float(share[row, column])
-            colour = "white" if value > 0.5 else "black"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+    ConfusionMatrixDisplay(share.cpu().numpy(), display_labels=classes).plot(
+        ax=figure.add_subplot(),
+        cmap="Blues",
+        values_format=".2f",
+        xticks_rotation=45,
+        colorbar=False,
+        im_kw={"vmin": 0, "vmax": 1},
+        text_kw={"fontsize": 8},
+    )
     return figure

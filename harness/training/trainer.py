@@ -68,7 +68,7 @@ class Trainer:
         self.job, self.context, config = job, context, job.config
         self.config, self.device = config, context.device
         self.data = load_data_once(config.data, job.roles)
-        self.num_classes = len(self.data.classes)
+        self.own_seed = config.seed * 1_000_003 + context.rank  # where workers must differ
         self.evaluator = Evaluator(config, self.data, context)
         self.run_log = Run(job.tracking_uri, job.run_id) if context.rank == 0 else None
         self.next_step = 0
@@ -78,15 +78,10 @@ class Trainer:
         self.unevaluated = False
         self.build()
 
-    @property
-    def own_seed(self) -> int:
-        """Of this worker, where workers must differ."""
-        return self.config.seed * 1_000_003 + self.context.rank
-
     def build(self) -> None:
         config = self.config
         torch.manual_seed(config.seed)  # the same weights on every worker
-        self.model = build_model(config.model, self.num_classes)
+        self.model = build_model(config.model, len(self.data.classes))
         if config.model.weights and checkpoint.newest(self.job.folder) is None:
             load_weights_into(self.model, config.model.weights)
         self.model.to(self.device)
@@ -105,7 +100,7 @@ class Trainer:
             self.teacher,
             self.optimizer,
             self.schedule,
-            num_classes=self.num_classes,
+            num_classes=len(self.data.classes),
             config=config.ssl,
             steps=config.steps,
             generator=self.generator,
@@ -135,14 +130,8 @@ class Trainer:
         self.average_buffers()
         if self.run_log:
             self.run_log.flush()  # a run that goes on from here does not log these steps again
-        checkpoint.save(
-            self.job.folder,
-            self.next_step,
-            self.shared_state,
-            checkpoint.random_state(self.generator),
-            self.context.rank,
-            self.barrier,
-        )
+        own = checkpoint.random_state(self.generator)
+        checkpoint.save(self.job.folder, self.next_step, self.shared_state, own, self.context.rank, self.barrier)
 
     def restore(self) -> None:
         """Go on from the newest checkpoint of the run's folder, if there is one."""
@@ -299,10 +288,9 @@ class Trainer:
         )
 
     def log_result(self, role: str, matrix: Tensor) -> None:
-        if not self.run_log:
-            return
-        self.evaluator.log(self.run_log, role, matrix)
-        if role == "test":  # those of val are logged with each evaluation
-            reported = {key: value for key, value in self.metrics.items() if key.startswith(role)}
-            self.run_log.metrics(self.config.steps, reported)
-            self.run_log.flush()
+        if self.run_log:
+            self.evaluator.log(self.run_log, role, matrix)
+            if role == "test":  # those of val are logged with each evaluation
+                figures = {key: value for key, value in self.metrics.items() if key.startswith(role)}
+                self.run_log.metrics(self.config.steps, figures)
+                self.run_log.flush()

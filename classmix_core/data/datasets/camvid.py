@@ -13,32 +13,13 @@ from classmix_core.config import DataConfig
 from classmix_core.data.samples import EVALUATED, Data, FileSamples, Role, pair_files
 from classmix_core.data.splits import split_labelled
 
-CLASSES = (
-    "sky",
-    "building",
-    "pole",
-    "road",
-    "pavement",
-    "tree",
-    "sign",
-    "fence",
-    "car",
-    "pedestrian",
-    "bicyclist",
-)
+CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
+# fmt: off
 PALETTE = (
-    (128, 128, 128),
-    (128, 0, 0),
-    (192, 192, 128),
-    (128, 64, 128),
-    (60, 40, 222),
-    (128, 128, 0),
-    (192, 128, 128),
-    (64, 64, 128),
-    (64, 0, 128),
-    (64, 64, 0),
-    (0, 128, 192),
+    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128),
+    (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
 )
+# fmt: on
 VOID = 11
 LAYOUT = "CamVid is ROOT/SPLIT/X.png with ROOT/SPLITannot/X.png, or ROOT/images/SPLIT/X with ROOT/labels/SPLIT/X.png"
 

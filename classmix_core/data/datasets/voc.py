@@ -21,29 +21,12 @@ from classmix_core.data.samples import Data, FileSamples, Role
 from classmix_core.data.splits import split_and_hold_out
 from classmix_core.errors import DataError
 
+# fmt: off
 CLASSES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
+# fmt: on
 
 LAYOUT = (
     "VOC is JPEGImages, SegmentationClass and ImageSets/Segmentation in ROOT/VOCdevkit/VOC2012 or ROOT, "

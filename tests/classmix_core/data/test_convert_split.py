@@ -5,7 +5,6 @@ import pickle
 import re
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def test_any_other_name_is_refused_and_never_called(
     path = write(tmp_path / "x.pkl", [Run(function, "touch called")], protocol)
     with pytest.raises(DataError, match=r"must be a pickled numpy array of integers, but got: \S+, which is not run"):
         read_permutation(path, 5)
-    assert [record.name for record in tmp_path.iterdir()] == ["x.pkl"]
+    assert [file.name for file in tmp_path.iterdir()] == ["x.pkl"]
     if protocol >= 3:
         with pytest.raises(DataError, match=re.escape(name)):
             read_permutation(path, 5)
@@ -134,16 +133,6 @@ def test_a_file_that_is_cut_off_anywhere_is_refused_or_whole(protocol: int, tmp_
         path.write_bytes(whole[:end])
         with pytest.raises(DataError, match=re.escape(f"{path}: must be a pickled numpy array of integers, but got")):
             read_permutation(path, 5)
-
-
-@pytest.mark.parametrize("protocol", range(6))
-def test_bytes_changed_anywhere_give_a_permutation_or_one_line(protocol: int, tmp_path: Path) -> None:
-    whole, path = pickle.dumps(np.array(ORDER), protocol), tmp_path / "x.pkl"
-    rng = np.random.default_rng(2)
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + rng.bytes(1) + whole[place + 1 :])
-        with suppress(DataError):
-            assert sorted(read_permutation(path, 5)) == [0, 1, 2, 3, 4]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
