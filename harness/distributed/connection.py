@@ -4,12 +4,12 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import ray
 
 from harness import RAY_ENVIRONMENT
 from harness.config.search import Resources
+from harness.config.train import Values
 from harness.errors import UserError
 
 OBJECT_STORE_BYTES = 100 * 1024 * 1024  # nothing large goes through it
@@ -21,17 +21,24 @@ def quiet() -> None:
 
 
 @contextmanager
-def connected(address: str | None, verbose: bool, **options: Any) -> Iterator[None]:
+def connected(
+    address: str | None, verbose: bool, *, num_cpus: int | None = None, include_dashboard: bool = False
+) -> Iterator[None]:
     """A Ray of our own for as long as the block lasts, or a cluster's.
+
+    Args:
+        num_cpus: that a Ray of our own counts; None: those of the machine.
+        include_dashboard: with a Ray of our own.
 
     Raises:
         UserError: no cluster answers at the address.
     """
     if not verbose:
         quiet()
-    local: dict[str, Any] = {}
+    local: Values = {}
     if address is None:
-        local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, **options}
+        local = {"num_cpus": num_cpus, "include_dashboard": include_dashboard}
+        local |= {"object_store_memory": OBJECT_STORE_BYTES}
         os.environ.pop("RAY_ADDRESS", None)
     else:  # a cluster does not inherit our environment; given to a Ray of our own, it would make it start afresh
         local = {"runtime_env": {"env_vars": RAY_ENVIRONMENT}}

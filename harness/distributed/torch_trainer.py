@@ -87,8 +87,8 @@ def train_on_workers(
         RunFailed: the training cannot go on.
     """
     # CPU workers are counted by us: Ray counts one core each, and two workers must run on one core as well
-    options = {} if gpus else {"num_cpus": max(workers, os.cpu_count() or 1) + 1}
-    with connected(address, verbose, **options):
+    num_cpus = None if gpus else max(workers, os.cpu_count() or 1) + 1
+    with connected(address, verbose, num_cpus=num_cpus):
         progress_actor = ProgressActor.remote()  # type: ignore[attr-defined]
         trainer = build_trainer(
             job, progress_actor, RayTrainContext, workers=workers, use_gpu=gpus > 0, failures=2, verbose=verbose

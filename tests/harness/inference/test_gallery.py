@@ -14,7 +14,6 @@ from torchvision.io import ImageReadMode, decode_image
 from classmix_core.config import DataConfig
 from classmix_core.data import load_data
 from classmix_core.data.image_io import read_label
-from harness.atomic import atomic_file
 from harness.errors import UserError
 from harness.inference.class_names import Classes, read_classes, write_classes
 from harness.inference.gallery import indexed, thumbnail, write_image, write_page
@@ -109,19 +108,3 @@ def test_an_overlay_is_half_image_and_half_colour(tmp_path: Path) -> None:
     assert pair.shape == (3, 352, 704)
     torch.testing.assert_close(pair[:, :, :300].mean((1, 2)), torch.full((3,), 100.0), atol=3, rtol=0)
     torch.testing.assert_close(pair[:, :, 400:].mean((1, 2)), shown, atol=3, rtol=0)
-
-
-def test_a_file_that_fails_half_way_leaves_the_old_one_and_no_part(tmp_path: Path) -> None:
-    path = tmp_path / "sub/file.txt"
-    with atomic_file(path) as part:
-        part.write_text("old")
-
-    def interrupted() -> None:
-        with atomic_file(path) as part:
-            part.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert path.read_text() == "old"
-    assert names(tmp_path) == {"sub/file.txt"}

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from harness.errors import UserError
 from harness.search.trial_store import MLFLOW_RUN, TrialRecord, TrialStore
 
 
@@ -39,3 +42,14 @@ def test_trials_that_are_revived_begin_from_scratch(tmp_path: Path) -> None:
     for record in TrialStore(tmp_path, "trials").records:
         assert record == TrialRecord(record.number, {"optim.lr": 1.0}, 10, "waiting", sampler_params={"optim.lr": 1.0})
         assert not (store.trial_folder(record.number) / MLFLOW_RUN).exists()
+
+
+@pytest.mark.parametrize("content", ['{"number": 0}', '{"format": 2, "number": 0}', '{"format": 1, "id": 0}', "x"])
+def test_a_record_of_another_format_is_one_line_with_the_file(content: str, tmp_path: Path) -> None:
+    TrialStore(tmp_path, "trials").add({}, 5)
+    path = tmp_path / "trials/000/trial.json"
+    path.write_text(content)
+    with pytest.raises(UserError) as refused:
+        TrialStore(tmp_path, "trials")
+    assert str(refused.value).startswith(f"{path}: ")
+    assert "\n" not in str(refused.value)

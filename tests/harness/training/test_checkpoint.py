@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.errors import UserError
 from harness.training import checkpoint
 
 
@@ -72,3 +73,15 @@ def test_weights_come_back(tmp_path: Path) -> None:
     checkpoint.load_weights(tmp_path / "a.safetensors", other)
     assert torch.equal(model.weight, other.weight)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("found", [None, 99])
+def test_a_checkpoint_of_another_format_is_one_line_with_the_file(found: int | None, tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None
+    torch.save({"step": 3} if found is None else {"format": found, "step": 3}, newest / "state.pt")
+    with pytest.raises(
+        UserError, match=rf"{newest}/state.pt: format must be 1, but got {'none' if found is None else 99}"
+    ):
+        checkpoint.load(newest, 0)
