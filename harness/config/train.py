@@ -69,7 +69,7 @@ class TrainConfig:
     checkpoint_every: int | None = None
     """Steps between checkpoints. Unset: one at each evaluation."""
     log_every: int = 10
-    """Steps between two records of the training curves, which are means over these steps."""
+    """Steps between two points of the training curves, which are means over these steps."""
     gpus: int | None = None
     """GPUs to train on, one worker each. Unset: all that the machine has; 0: CPU."""
     workers: int | None = None

@@ -51,7 +51,7 @@ def run_trial(given: dict[str, int], setup: TrialSetup) -> None:
     torch.set_num_threads(setup.resources.cpus)
     with trial_lock(folder):
         record = read_trial(folder)
-        if record.prune:  # killed between the verdict and the end
+        if record.prune:  # killed between that decision and the end
             return
         run, status = None, "FAILED"
         try:

@@ -68,7 +68,7 @@ def test_start_points_come_first_and_stay_on_their_bounds() -> None:
 
 
 @pytest.mark.parametrize("known", range(9))
-def test_tpe_built_anew_from_the_ledger_goes_on_with_what_it_knew(known: int) -> None:
+def test_tpe_built_anew_from_the_store_goes_on_with_what_it_knew(known: int) -> None:
     straight = searched(build_sampler(), [], 9)
     records = [TrialRecord(**vars(one)) for one in straight[:known]]
     assert searched(build_sampler(records=records), records, 9) == straight
