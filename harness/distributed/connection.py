@@ -81,13 +81,19 @@ def connected_for_trials(resources: Resources, address: str | None, verbose: boo
     several = resources.workers_per_trial > 1
     cores = max(os.cpu_count() or 1, resources.all_cpus)
     with connected(address, verbose, num_cpus=cores, include_dashboard=several):  # the State API lives in it
-        if several and not state_api_answers():
-            rule = "trials of several workers need Ray's State API, which frees what a killed trial leaves behind"
-            got = resources.workers_per_trial
-            raise UserError(
-                f"resources.workers: {rule}, but it does not answer (is ray[default] installed?); got {got}."
-            )
+        refuse_leaks(resources)
         yield max_concurrent_trials(resources)
+
+
+def refuse_leaks(resources: Resources) -> None:
+    """
+    Raises:
+        UserError: trials of several workers would leave their resources taken when they are killed.
+    """
+    if resources.workers_per_trial > 1 and not state_api_answers():
+        rule = "trials of several workers need Ray's State API, which frees what a killed trial leaves behind"
+        got = resources.workers_per_trial
+        raise UserError(f"resources.workers: {rule}, but it does not answer (is ray[default] installed?); got {got}.")
 
 
 def state_api_answers() -> bool:

@@ -571,6 +571,7 @@ def train_on(rank: int, workers: int, sync_file: str, out: str) -> None:
         shares.append(step.step(Batch(*mine), index).lambda_)
     if rank == 0:
         torch.save((student.state_dict(), step.teacher.state_dict(), torch.stack(shares)), out)
+    torch.distributed.barrier()  # one that leaves early makes the other abort, seen on a busy machine
     torch.distributed.destroy_process_group()
 
 

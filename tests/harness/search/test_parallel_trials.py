@@ -60,11 +60,10 @@ sys.stdin.read()
 def test_without_rays_state_api_trials_of_several_workers_are_refused(tmp_path: Path) -> None:
     script = """
 import harness
-from harness.distributed.torch_trainer import connected
 from harness.cli.command import run_command
 from harness.config.search import Resources
-from harness.search.study import refuse_leaks
-def main():
+from harness.distributed.connection import connected, refuse_leaks
+def main(args):
     with connected(None, False, num_cpus=2):
         refuse_leaks(Resources())
         print("one worker may")
