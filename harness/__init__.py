@@ -1,4 +1,5 @@
-"""ClassMix in Ray, Optuna and MLflow. This file is imported first: no library reports home or prints unasked."""
+"""ClassMix in Ray, Optuna and MLflow. Imported first, this file sets their environment variables: telemetry and
+printing off, and of Ray the memory monitor, the handler of Ctrl-C and the snapshots."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What ends a command, a run or a trial, and with which exit code. `cli.command` turns the one into the other."""
+"""The exceptions of the harness and the exit codes; harness/cli/exit_code.py maps the first to the second."""
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""

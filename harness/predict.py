@@ -17,8 +17,8 @@ from rich.progress import TextColumn, TimeRemainingColumn
 
 from classmix_core.config import InferenceConfig, Size
 from classmix_core.errors import DataError, InvalidValue
-from harness.cli.command import run_command
 from harness.cli.display import err, live_bar, out
+from harness.cli.exit_code import run_command
 from harness.cli.options import default_uri
 from harness.config.parser import Parser, make_parser
 from harness.config.train import TrainConfig

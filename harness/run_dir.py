@@ -1,6 +1,6 @@
-"""Run folders: where a run keeps its configuration, splits and checkpoints, and how it is found again.
+"""Run folders: how a new one is made and locked, and how `--resume` finds it again.
 
-STORAGE/NAME/run.json        MLflow ids, the command, whether it is finished
+STORAGE/NAME/run.json        whether train or tune made it, MLflow's ids, whether it is finished
 STORAGE/NAME/config.yaml     what `--config` reads
 STORAGE/NAME/splits/*.txt    the names of the images of each role
 """

@@ -1,4 +1,8 @@
-"""MLflow by explicit run id: no global active run, so nothing is left running and trials never mix."""
+"""All that goes to MLflow, by explicit run id: no global active run, so nothing is left running and trials never mix.
+
+A run gets its configuration and lists of images (train.py, search/trial.py, search/study.py), curves and pictures
+(training/trainer.py), tables and confusion matrix (training/evaluator.py), its model (inference/registry.py); the
+parent of a search gets plots, tables and best.yaml (search/study.py, search/plots.py)."""
 
 import logging
 import re

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from harness import run_dir
-from harness.cli.command import run_command
 from harness.cli.display import TrainingDisplay, out, show_result
+from harness.cli.exit_code import run_command
 from harness.cli.options import CommonOptions, add_common_options
 from harness.config.parser import Parser, make_parser
 from harness.config.train import TrainConfig, add_train_config, flatten, load_config, to_yaml, train_config

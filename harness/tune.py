@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 from harness import run_dir
-from harness.cli.command import run_command
+from harness.cli.exit_code import run_command
 from harness.cli.options import CommonOptions, add_common_options
 from harness.config.parser import Parser, make_parser
 from harness.config.search import Resources, SearchConfig, read_space

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from harness.cli.command import run_command
 from harness.cli.display import out
+from harness.cli.exit_code import run_command
 from harness.cli.options import default_uri
 from harness.config.parser import make_parser
 from harness.errors import DONE, FAILED, UserError

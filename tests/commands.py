@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from harness.cli.command import run_command
+from harness.cli.exit_code import run_command
 
 TINY = (
     "--steps=6",

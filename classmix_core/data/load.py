@@ -7,11 +7,9 @@ from pathlib import Path
 
 from classmix_core.config import DataConfig
 from classmix_core.data.cache import CachedSamples, open_cache
-from classmix_core.data.datasets import camvid, cityscapes, folder, scenes, voc
+from classmix_core.data.datasets import LOAD
 from classmix_core.data.samples import EVALUATED, ArraySamples, Data, FileSamples, Role, Samples
 from classmix_core.errors import DataError, InvalidValue
-
-LOAD = {"camvid": camvid.load, "cityscapes": cityscapes.load, "voc": voc.load, "folder": folder.load}
 
 
 def load_data(config: DataConfig, roles: Sequence[Role] = EVALUATED) -> Data:
@@ -24,10 +22,7 @@ def load_data(config: DataConfig, roles: Sequence[Role] = EVALUATED) -> Data:
         DataError: something is missing in the folder.
         InvalidValue: more labelled images asked for than there are, or a bad split file.
     """
-    if config.name == "scenes":
-        return scenes.load(None, config, roles)
-    assert config.root is not None
-    data = LOAD[config.name](Path(config.root), config, roles)
+    data = LOAD[config.name](Path(config.root or ""), config, roles)
     return data if config.cache == "none" else with_cache(data, config)
 
 

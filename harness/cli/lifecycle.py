@@ -1,4 +1,5 @@
-"""The life of a run, be it a training or a search: from its MLflow experiment to the status that its page ends with."""
+"""`run_lifecycle`, around every training and search: however it ends, its MLflow run gets the right status (FINISHED,
+FAILED, KILLED), and the user the command that resumes it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -83,5 +84,5 @@ def run_lifecycle(
     finally:
         trouble = close() or run.finish_or_reason(status)
     if trouble:
-        raise RunFailed(f"MLflow does not know of the end: {trouble} {go_on}")
+        raise RunFailed(f"all is done, but MLflow could not be told so: {trouble} {go_on}")
     run_record.end(folder)

@@ -1,4 +1,5 @@
-"""What is checked before anything starts, so that nothing is begun that cannot end: machine, data, network, metric."""
+"""Checks before a run is made, so that bad input fails at once and not hours later: GPUs and cores, data files, network
+and weights, metric, output folders."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The connection to Ray: one of our own for as long as a block lasts, or a cluster; and what there is room for."""
+"""Connects to Ray, one of our own or a cluster, while a block lasts, and counts how many trials fit at once."""
 
 import logging
 import os

@@ -1,4 +1,5 @@
-"""Where the training loop runs as one of several Ray Train workers, and the actor through which rank 0 is heard."""
+"""The training loop's context in a Ray Train worker, and the actor that carries rank 0's progress and reports to the
+driver, and the answers back."""
 
 import time
 

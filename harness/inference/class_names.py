@@ -7,7 +7,7 @@ from pathlib import Path
 from classmix_core.data import Data
 from harness.atomic import write_text
 from harness.errors import UserError
-from harness.training.figures import Palette
+from harness.training.drawing import Palette
 
 CLASSES = "classes.json"
 

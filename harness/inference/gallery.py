@@ -18,7 +18,7 @@ from torch import Tensor
 
 from harness.atomic import atomic_file
 from harness.inference.class_names import Classes
-from harness.training.figures import Palette, overlay
+from harness.training.drawing import Palette, overlay
 
 FOLDERS = ("masks", "overlays", "thumbnails")
 THUMBNAIL = 360

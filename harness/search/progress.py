@@ -1,4 +1,4 @@
-"""What the user sees of the trials of one phase while they run: each of them, the best so far, time left."""
+"""Enters into the store what trials report while they run, and shows it: each trial, the best so far, the time left."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,7 +1,8 @@
 """Which trials end early: asynchronous successive halving (ASHA, Li et al., 2020) by optimiser steps.
 
-Tune asks after each report. What is decided goes into the trial's record, and the trial ends by itself: Tune would end
-it inside its report, and workers that it has started would be left behind with their resources.
+Tune calls `PruneAtReport` after each report. It never answers STOP: Tune would then end the trial inside its report,
+and Ray Train workers that the trial has started would keep their resources. It sets `prune` in the trial's record, and
+the trial ends by itself.
 """
 
 import time
@@ -48,7 +49,7 @@ def falls_behind(value: float, step: int, own: Curve, others: Iterable[Curve], s
     return bool(value < np.percentile(there, (1 - 1 / stopping.reduction_factor) * 100))
 
 
-class StopAtReport(FIFOScheduler):
+class PruneAtReport(FIFOScheduler):
     """Decides at each report, from the store alone, so that a resumed search decides as the first one would have.
 
     The decision is saved together with the report that it is on (`search.progress`): both are known later, or neither.

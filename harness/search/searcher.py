@@ -1,4 +1,5 @@
-"""What the next trial is: Tune asks, and the store or Optuna's sampler answers."""
+"""Tune's searcher: it suggests first the trials of the store that have not ended (a resumed search), then what Optuna's
+sampler draws."""
 
 import logging
 import time

@@ -1,4 +1,5 @@
-"""A study: the search, its result, the confirmation from new seeds, the answer; run or resumed by one command."""
+"""Runs or resumes a study: the search, then the best of it again from new seeds on test (the confirmation), then the
+result."""
 
 import logging
 import time
@@ -22,7 +23,7 @@ from harness.run_dir import RunRecord
 from harness.search import plots, tables
 from harness.search.confirmation import Candidate, by_seed, candidate_figures, plan, ranked, scored, write_candidates
 from harness.search.progress import SearchProgress
-from harness.search.scheduler import StopAtReport
+from harness.search.scheduler import PruneAtReport
 from harness.search.search_space import bounds, flatten_search, initial_points, search_parameters
 from harness.search.searcher import OptunaSampler, ResumableSearcher
 from harness.search.trial import TrialSetup
@@ -87,7 +88,7 @@ class Study:
             self.run_search()
             if not self.conclude_search():
                 self.fail("no trial got to a result", self.trials)
-            self.answer()
+            self.report_result()
 
     @property
     def longest(self) -> int:
@@ -140,7 +141,7 @@ class Study:
                 "trials",
                 search.metric,
                 sampler,
-                StopAtReport(store, search, started + left),
+                PruneAtReport(store, search, started + left),
                 best=self.best_text,
                 reported=lambda: write_text(self.folder / SPENT, f"{before + time.monotonic() - started:.1f}"),
                 ended=self.log_best,
@@ -155,7 +156,7 @@ class Study:
         phase: Phase,
         metric: str,
         sampler: OptunaSampler | None,
-        scheduler: StopAtReport,
+        scheduler: PruneAtReport,
         *,
         best: Callable[[], str],
         reported: Callable[[], None] = lambda: None,
@@ -207,8 +208,8 @@ class Study:
 
     # -- the answer ---------------------------------------------------------------------------------------------------
 
-    def answer(self) -> None:
-        """Find the configuration that the user came for, and write it to best.yaml."""
+    def report_result(self) -> None:
+        """Find the best configuration, confirmed if that is wanted; print it and write best.yaml."""
         search, best = self.search, self.best()
         assert best is not None
         if "seed" in search.space:
@@ -243,7 +244,7 @@ class Study:
             return f"{first.text} (trial {first.trial})" if first.scores else "-"
 
         if self.reruns.ended < total:
-            self.tune("confirm", metric, None, StopAtReport(self.reruns, None), best=best_text)
+            self.tune("confirm", metric, None, PruneAtReport(self.reruns, None), best=best_text)
         candidates = scored(search, self.trials, self.reruns)
         tables.show_candidates(search, candidates, metric)
         self.log_candidates(candidates, metric, "confirm.csv")

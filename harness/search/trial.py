@@ -1,4 +1,4 @@
-"""One trial of a study, in a Ray actor that is used again for the next; of several workers, in a TorchTrainer below."""
+"""Runs one trial, in a Ray Tune actor that is used again for the next; one of several workers starts a TorchTrainer."""
 
 import os
 import traceback

@@ -83,7 +83,7 @@ class TrialStore:
         return record
 
     def save(self, record: TrialRecord) -> None:
-        """Write an record, whole or not at all."""
+        """Write a record, whole or not at all."""
         write_json(self.trial_folder(record.number) / FILE, asdict(record))
 
     def end(self, record: TrialRecord, state: State, reason: str | None = None) -> None:

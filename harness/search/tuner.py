@@ -8,7 +8,7 @@ from ray.tune.experiment import Trial
 
 from harness.cli.signals import Interrupts
 from harness.search.progress import SearchProgress
-from harness.search.scheduler import StopAtReport
+from harness.search.scheduler import PruneAtReport
 from harness.search.searcher import NUMBER, ResumableSearcher
 from harness.search.trial import TrialSetup, run_trial
 
@@ -18,7 +18,7 @@ FOLDER = "tune"
 def run_trials(
     setup: TrialSetup,
     searcher: ResumableSearcher,
-    scheduler: StopAtReport,
+    scheduler: PruneAtReport,
     progress: SearchProgress,
     interrupts: Interrupts,
     max_concurrent_trials: int,

@@ -16,7 +16,7 @@ from harness.errors import Interrupted
 from harness.tracking import Run
 from harness.training.checkpoint import load_weights
 from harness.training.context import TrainContext
-from harness.training.figures import confusion_figure
+from harness.training.drawing import confusion_figure
 
 T = TypeVar("T")
 

@@ -20,8 +20,8 @@ from harness.tracking import Run
 from harness.training import checkpoint
 from harness.training.context import Progress, TrainContext
 from harness.training.dataloaders import load_data_once, train_dataloader
+from harness.training.drawing import draw_panels
 from harness.training.evaluator import Evaluator
-from harness.training.panels import draw_panels
 from harness.training.pretrained import load_weights_into
 from harness.training.train_metrics import TrainMetrics
 

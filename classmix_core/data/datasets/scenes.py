@@ -7,6 +7,7 @@ stay such that a person can label every image.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -243,8 +244,8 @@ def load_split(split: str) -> ArraySamples:
     return ArraySamples([f"{split}/{seed:04d}" for seed in seeds], images, labels)
 
 
-def load(root: None, config: DataConfig, roles: Sequence[Role]) -> Data:
-    """Labelled and unlabelled out of train, val and test; there are no files.
+def load(root: Path, config: DataConfig, roles: Sequence[Role]) -> Data:
+    """Labelled and unlabelled out of train, val and test; there are no files, and `root` is not looked at.
 
     Raises:
         InvalidValue: see `split_labelled`.

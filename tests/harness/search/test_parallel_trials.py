@@ -60,7 +60,7 @@ sys.stdin.read()
 def test_without_rays_state_api_trials_of_several_workers_are_refused(tmp_path: Path) -> None:
     script = """
 import harness
-from harness.cli.command import run_command
+from harness.cli.exit_code import run_command
 from harness.config.search import Resources
 from harness.distributed.connection import connected, refuse_leaks
 def main(args):

@@ -10,7 +10,7 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from harness.config.search import EarlyStopping, SearchConfig
-from harness.search.scheduler import StopAtReport, falls_behind
+from harness.search.scheduler import PruneAtReport, falls_behind
 from harness.search.searcher import NUMBER
 from harness.search.trial_store import TrialStore
 
@@ -26,7 +26,7 @@ def trial(number: int) -> Any:
     return SimpleNamespace(config={NUMBER: number})
 
 
-def pruned(scheduler: StopAtReport, number: int, step: int, value: float) -> bool:
+def pruned(scheduler: PruneAtReport, number: int, step: int, value: float) -> bool:
     """Report as Tune does: ask, then enter the report. Whether the trial shall end there."""
     record = scheduler.store.records[number]
     record.prune = False
@@ -47,7 +47,7 @@ def store(tmp_path: Path) -> TrialStore:
 
 @pytest.mark.parametrize(("mode", "good", "bad"), [("max", 0.9, 0.1), ("min", 0.1, 0.9)])
 def test_the_worse_half_ends_at_a_rung_and_not_before(store: TrialStore, mode: str, good: float, bad: float) -> None:
-    scheduler = StopAtReport(store, search(mode))
+    scheduler = PruneAtReport(store, search(mode))
     assert not pruned(scheduler, 0, 2, good)
     assert not pruned(scheduler, 1, 1, bad)
     assert pruned(scheduler, 1, 2, bad)
@@ -85,7 +85,7 @@ def test_a_resumed_search_decides_by_what_is_stored(store: TrialStore) -> None:
     first.intermediate_values = [(2, 0.5), (4, 0.6)]
     store.end(first, "pruned")
     second.intermediate_values = [(2, 0.9)]
-    scheduler = StopAtReport(store, search())
+    scheduler = PruneAtReport(store, search())
     assert pruned(scheduler, 2, 2, 0.6), "below the median of 0.5 and 0.9"
     assert not pruned(scheduler, 1, 2, 0.1), "it has passed this rung before"
     assert pruned(scheduler, 1, 4, 0.1)
@@ -95,12 +95,12 @@ def test_a_report_heard_twice_is_judged_once_and_one_between_rungs_enters_none_a
     """Reports at 3, 6, 8 and 10 over rungs at 2, 4 and 8."""
     store.records[1].intermediate_values = [(2, 0.8), (4, 0.1), (8, 0.3)]
     for step, value in ((3, 0.9), (6, 0.2), (8, 0.4), (10, 0.1), (10, 0.1)):
-        assert not pruned(StopAtReport(store, search()), 0, step, value)
+        assert not pruned(PruneAtReport(store, search()), 0, step, value)
 
 
 def test_a_report_enters_no_rung_below_one_that_it_has_passed(store: TrialStore) -> None:
     """Evaluations every 4 steps never hit the rung at 2; those at 4 and 8 do theirs, and the one at 12 none."""
-    scheduler = StopAtReport(store, search())
+    scheduler = PruneAtReport(store, search())
     for number, value in ((0, 0.9), (1, 0.95)):
         for step in (4, 8):
             assert not pruned(scheduler, number, step, value)
@@ -109,17 +109,17 @@ def test_a_report_enters_no_rung_below_one_that_it_has_passed(store: TrialStore)
 
 @pytest.mark.parametrize("asha", [True, False])
 def test_after_the_deadline_each_report_is_the_last(store: TrialStore, asha: bool) -> None:
-    assert pruned(StopAtReport(store, search(asha=asha), time.monotonic() - 1), 0, 1, 0.9)
-    assert not pruned(StopAtReport(store, search(asha=asha), time.monotonic() + 1000), 1, 1, 0.9)
+    assert pruned(PruneAtReport(store, search(asha=asha), time.monotonic() - 1), 0, 1, 0.9)
+    assert not pruned(PruneAtReport(store, search(asha=asha), time.monotonic() + 1000), 1, 1, 0.9)
 
 
 def test_without_asha_no_trial_is_pruned(store: TrialStore) -> None:
-    scheduler = StopAtReport(store, search(asha=False))
+    scheduler = PruneAtReport(store, search(asha=False))
     assert not any(pruned(scheduler, number, 4, 0.9 - number) for number in range(2))
 
 
 def test_a_failed_trial_reports_no_metric_and_is_not_judged(store: TrialStore) -> None:
-    scheduler = StopAtReport(store, search())
+    scheduler = PruneAtReport(store, search())
     result: Any = {"failed": "x"}
     assert scheduler.on_trial_result(None, trial(0), result) == TrialScheduler.CONTINUE  # type: ignore[arg-type]
     assert not store.records[0].prune
