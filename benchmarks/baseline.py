@@ -9,18 +9,20 @@ points, of the network of the last step; runs as many trainings at a time as the
 import os
 import statistics
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from rich.table import Table
 
-from harness.cli import command
+from harness.cli.display import err, make_table, out
+from harness.cli.exit_code import run_command
+from harness.cli.preflight import check_data_and_network
 from harness.config.parser import make_parser
 from harness.config.train import TrainConfig, add_train_config, override, train_config
-from harness.tracking import Run, open_experiment
-from harness.train import check
+from harness.errors import DONE
+from harness.tracking import Run, find_or_create_experiment
 from harness.training.context import LocalContext
 from harness.training.trainer import TrainJob, train
 
@@ -34,17 +36,17 @@ def miou(config: TrainConfig, uri: str, experiment: str, folder: Path) -> float:
     return 100 * train(TrainJob(config, folder, uri, run.run_id), context)["test/final_miou"]
 
 
-def main() -> int:
+def main(args: Sequence[str] | None = None) -> int:
     parser = make_parser("python benchmarks/baseline.py", "ClassMix against supervised-only training.")
     add_train_config(parser)
     parser.add_argument("--seeds", type=int, default=5, help="Seeds of each arm.")
-    options = parser.read()
+    options = parser.read(args)
     config = train_config(options.as_dict())
-    check(config)
+    check_data_and_network(config)
     arms = {"supervised": 0.0, "ClassMix": config.ssl.unlabelled_weight or 1.0}
     with tempfile.TemporaryDirectory() as home, ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         uri = f"sqlite:///{home}/mlflow.db"
-        experiment = open_experiment(uri, "baseline")
+        experiment = find_or_create_experiment(uri, "baseline")
         jobs = {}
         for seed in range(options.seeds):
             for arm, weight in arms.items():
@@ -56,23 +58,22 @@ def main() -> int:
                 }
                 folder = Path(home) / f"{arm}-{seed}"
                 jobs[seed, arm] = pool.submit(miou, override(config, changes), uri, experiment, folder)
-        table = Table(title=f"test mIoU in points: {config.data.name}, {config.model.name}, {config.steps} steps")
-        for column in ("seed", *arms, "difference"):
-            table.add_column(column, justify="right")
+        title = f"test mIoU in points: {config.data.name}, {config.model.name}, {config.steps} steps"
+        table = make_table(title, ("seed", *arms, "difference"))
         pairs = []
         for seed in range(options.seeds):
             supervised, classmix = (jobs[seed, arm].result() for arm in arms)
             pairs.append((supervised, classmix, classmix - supervised))
-            command.err.print(f"seed {seed}: {supervised:.1f} {classmix:.1f}")
+            err.print(f"seed {seed}: {supervised:.1f} {classmix:.1f}")
             table.add_row(str(seed), *(f"{value:.1f}" for value in pairs[-1]))
         table.add_section()
         columns = list(zip(*pairs, strict=True))
         table.add_row("mean", *(f"{statistics.mean(values):.1f}" for values in columns))
         table.add_row("std", *(f"{statistics.stdev(values) if len(values) > 1 else 0:.1f}" for values in columns))
-        command.out.print(table)
-        command.out.print(f"ClassMix is ahead on {sum(pair[2] > 0 for pair in pairs)} of {len(pairs)} seeds")
-    return command.DONE
+        out.print(table)
+        out.print(f"ClassMix is ahead on {sum(pair[2] > 0 for pair in pairs)} of {len(pairs)} seeds")
+    return DONE
 
 
 if __name__ == "__main__":
-    command.run_command(main)
+    run_command(main)

@@ -6,9 +6,9 @@ The same training function, parallelism and configurations as harness.tune over 
 stopping, no resume, no display. Writes FOLDER/plain.json: [end (time.time()), val metric, seconds] of each trial.
 """
 
+import argparse
 import json
 import os
-import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
+from harness.cli.preflight import check_data_and_network
 from harness.config.search import read_space
-from harness.config.train import TrainConfig, from_mapping, override
+from harness.config.train import TrainConfig, check_types, override
 from harness.search.search_space import initial_points, search_parameters
 from harness.search.searcher import OptunaSampler
 from harness.search.trial_store import TrialRecord
-from harness.tracking import Run, open_experiment
-from harness.train import check
+from harness.tracking import Run, find_or_create_experiment
 from harness.training.context import LocalContext
 from harness.training.trainer import TrainJob, train
 
@@ -41,18 +41,22 @@ def run(config: TrainConfig, uri: str, experiment: str, folder: Path) -> tuple[d
 
 
 def main() -> None:
-    source, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("space", type=Path, metavar="SPACE")
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    given = parser.parse_args()
+    source, folder = given.space, given.folder
     search = read_space(source)
-    base = from_mapping(TrainConfig, search.train)
-    check(base, ("val",))
+    base = check_types(search.train, str(source))
+    check_data_and_network(base, ("val",))
     axes = search_parameters(search, base, source)
     trials, points = initial_points(search, axes, source)
     optuna = OptunaSampler(axes, sampler="random", seed=search.seed, mode=search.mode, trials=trials, points=points)
     uri = f"sqlite:///{folder}/plain.db"
-    experiment, cores = open_experiment(uri, "plain"), os.cpu_count() or 1
+    experiment, cores = find_or_create_experiment(uri, "plain"), os.cpu_count() or 1
     records: list[TrialRecord] = []
     running: dict[Future[tuple[dict[str, float], float, float]], TrialRecord] = {}
-    ended = []
+    ended: list[tuple[float, float, float]] = []
     with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
         while len(ended) < trials:
             while len(running) < cores and len(records) < trials:

@@ -14,6 +14,7 @@ import os
 import sqlite3
 import sys
 import tempfile
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from contextlib import redirect_stdout
 from itertools import product
 from pathlib import Path
@@ -77,6 +78,7 @@ def search(home: Path) -> list[str]:
 
 
 def main() -> None:
+    ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     for recipe in sorted(Path("recipes").glob("*.yaml")):
         print(f"{recipe}: {digest(quietly(train, [f'--config={recipe}', '--print_config']))}", flush=True)

@@ -16,14 +16,16 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import yaml
-from rich.table import Table
 
-from harness.cli import command
+from harness.cli.display import err, make_table, out
+from harness.cli.exit_code import run_command
+from harness.errors import DONE
 from harness.search.trial_store import TrialStore
 
 CORES = os.cpu_count() or 1
@@ -106,12 +108,12 @@ def plain(space: dict[str, Any], folder: Path) -> tuple[float, list[tuple[float,
     return start, json.loads((folder / "plain.json").read_text())
 
 
-def main() -> int:
+def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", type=Path, default=Path("search_spaces/tau_ema.yaml"))
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--steps", type=int, default=500)
-    options = parser.parse_args()
+    options = parser.parse_args(args)
     shipped = yaml.safe_load(options.space.read_text())
     train = {**shipped.get("train", {}), "steps": options.steps}
     space = {**shipped, "train": train, "trials": options.trials, "sampler": "random", "confirm": {"top": 0}}
@@ -121,20 +123,19 @@ def main() -> int:
         first_seconds = max(end for end, _, _ in ended) - start
         best = max(value for _, value, _ in ended)
         plain_best = min(end for end, value, _ in ended if value == best) - start
-        command.err.print(f"plain loop: {first_seconds:.0f} s, best {best:.3f} after {plain_best:.0f} s")
+        err.print(f"plain loop: {first_seconds:.0f} s, best {best:.3f} after {plain_best:.0f} s")
         ours = Run(through, Path(home) / "through")
-        command.err.print(f"harness.tune, no early stopping: {ours.seconds:.0f} s")
+        err.print(f"harness.tune, no early stopping: {ours.seconds:.0f} s")
         start, again = plain(through, Path(home) / "plain again")
         second_seconds = max(end for end, _, _ in again) - start
         plain_seconds = fmean((first_seconds, second_seconds))
-        command.err.print(f"plain loop again: {second_seconds:.0f} s")
+        err.print(f"plain loop again: {second_seconds:.0f} s")
         stopping = Run(space, Path(home) / "stopping")
         reached = stopping.reached(best)
-        command.err.print(f"harness.tune, ASHA: {stopping.seconds:.0f} s, best reached after {reached} s")
+        err.print(f"harness.tune, ASHA: {stopping.seconds:.0f} s, best reached after {reached} s")
         short = Run({**through, "trials": 20, "train": {**train, "steps": 1, "log_every": 1}}, Path(home) / "short")
-    table = Table(title=f"{options.trials} trials of {options.steps} steps on {CORES} cores")
-    for column in ("", "plain loop", "harness.tune", "ratio"):
-        table.add_column(column, justify="right")
+    title = f"{options.trials} trials of {options.steps} steps on {CORES} cores"
+    table = make_table(title, ("", "plain loop", "harness.tune", "ratio"))
     per_hour = [3600 * options.trials / seconds for seconds in (plain_seconds, ours.seconds)]
     row = (f"{per_hour[0]:.0f}", f"{per_hour[1]:.0f}", f"{per_hour[1] / per_hour[0]:.2f}")
     table.add_row("trials per hour, no early stopping", *row)
@@ -146,12 +147,12 @@ def main() -> int:
     table.add_row("time to the end, ASHA", f"{plain_seconds:.0f} s", f"{stopping.seconds:.0f} s", "")
     table.add_row("busy core share, no early stopping", "", f"{ours.busy:.2f}", "")
     table.add_row("busy core share, ASHA", "", f"{stopping.busy:.2f}", "")
-    command.out.print(table)
+    out.print(table)
     gap = (max(short.ends) - sorted(short.ends)[CORES - 1]) * CORES / (len(short.ends) - CORES)
-    command.out.print(f"a trial of one step and one evaluation: {gap:.2f} s from one to the next in an actor")
-    command.out.print(f"training function in the plain loop: {fmean(seconds for _, _, seconds in ended):.1f} s a trial")
-    return command.DONE
+    out.print(f"a trial of one step and one evaluation: {gap:.2f} s from one to the next in an actor")
+    out.print(f"training function in the plain loop: {fmean(seconds for _, _, seconds in ended):.1f} s a trial")
+    return DONE
 
 
 if __name__ == "__main__":
-    command.run_command(main)
+    run_command(main)

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,21 @@ FORMAT = 1
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, which the file gets when the block ends; its folder is made if need be."""
+def atomic_file(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A temporary name beside `path`, which the file gets when the block ends; its folder is made if need be.
+
+    Args:
+        durable: wait until it is on disk, so that a loss of power leaves the old file or the new one, whole.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     try:
         yield part
-        flush_to_disk(part)
+        if durable:
+            flush_to_disk(part)
         os.replace(part, path)
-        flush_to_disk(path.parent)
+        if durable:
+            flush_to_disk(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -41,9 +47,11 @@ def publish_folder(part: Path, final: Path) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
+    """A file or a folder, which some file systems cannot flush."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with suppress(OSError) if path.is_dir() else nullcontext():
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

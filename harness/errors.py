@@ -13,7 +13,7 @@ class RunFailed(Exception):
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has saved its state (exit code 130); the message, if any, says how to go on."""
+    """The run was asked to stop and has saved its state (exit code 130)."""
 
 
 class TrialPruned(Exception):

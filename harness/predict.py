@@ -81,11 +81,16 @@ def main(args: Sequence[str] | None = None) -> int:
         images = preflight.find_images(Path(options.images))
     model = load(options)
     resize, inference = settings(options, model.config)
+    code = DONE
     if options.export:
         target = Path(options.export)
-        difference = onnx.export(model.network, target, model.classes.names)
-        out.print(f"{display_path(target.absolute())}: differs from torch by {difference:.1e}", markup=False)
-    return label_all(model, images, Path(options.out), resize, inference) if options.out else DONE
+        try:
+            difference = onnx.export(model.network, target, model.classes.names)
+            out.print(f"{display_path(target.absolute())}: differs from torch by {difference:.1e}", markup=False)
+        except RunFailed as error:  # the images are labelled all the same
+            fail(str(error))
+            code = FAILED
+    return max(code, label_all(model, images, Path(options.out), resize, inference)) if options.out else code
 
 
 def check_options(options: PredictOptions) -> None:

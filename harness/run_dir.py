@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from harness.atomic import read_json, write_json
+from harness.atomic import read_json, write_json, write_text
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -131,18 +131,10 @@ def run_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def write_splits(folder: Path, data: "Data") -> list[Path]:
+def write_splits(folder: Path, data: "Data") -> None:
     """One text file of names for each role."""
-    from classmix_core.data.splits import write_names
-
-    target = folder / "splits"
-    target.mkdir(parents=True, exist_ok=True)
-    paths = []
     for role, samples in data.roles().items():
-        path = target / f"{role}.txt"
-        write_names(path, samples.names)
-        paths.append(path)
-    return paths
+        write_text(folder / "splits" / f"{role}.txt", "".join(f"{name}\n" for name in samples.names))
 
 
 def display_path(path: Path) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from harness import run_dir
+from harness.atomic import write_text
 from harness.cli.display import TrainingDisplay, out, show_result
 from harness.cli.exit_code import run_command
 from harness.cli.options import CommonOptions, add_common_options
@@ -42,13 +43,14 @@ def build_parser() -> Parser:
 def main(args: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if args is None else args
     parsed = build_parser().read(words)
-    options, config = CommonOptions.of(parsed), train_config(parsed.as_dict())
+    options = CommonOptions.of(parsed)
     if options.resume:
         folder, run_record = run_dir.find_unfinished(options.storage, options.name, "train")
         if options.tracking_uri not in (None, run_record.tracking_uri):
             raise UserError(f"--tracking-uri: a resumed run keeps its own, but got {options.tracking_uri!r}.")
         config = resumed_config(folder, words)
     else:
+        config = train_config(parsed.as_dict())
         folder = run_dir.new_folder(options.storage, options.name, "train")
     from harness.cli import lifecycle, preflight  # torch and MLflow, which take seconds to import
 
@@ -97,7 +99,7 @@ def start_run(config: TrainConfig, folder: Path, uri: str) -> "RunRecord":
 
     experiment, data = open_experiment(uri, EXPERIMENT), load_data_once(config.data)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(to_yaml(config))
+    write_text(folder / "config.yaml", to_yaml(config))
     write_classes(folder, data)
     write_splits(folder, data)
     repeat = f"python -m harness.train --config {display_path(folder / 'config.yaml')}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 from harness import run_dir
+from harness.atomic import write_text
 from harness.cli.exit_code import run_command
 from harness.cli.options import CommonOptions, add_common_options
 from harness.config.parser import Parser, make_parser
@@ -104,7 +105,7 @@ def new_study(parsed: Namespace, args: Sequence[str] | None) -> tuple[SearchConf
         raise UserError("--space: must name a search-space file, such as search_spaces/tau_ema.yaml, but is not given.")
     source = Path(parsed.space)
     search = read_space(source)
-    base = shared_config(build_parser(check_types(search.train, f"{source}: train")), args)
+    base = shared_config(build_parser(check_types(search.train, str(source), "train.")), args)
     for name in ("gpus", "workers"):
         if getattr(base, name) is not None:
             rule = "what a trial runs on is set by resources in the space file, or --gpus-per-trial"
@@ -149,8 +150,8 @@ def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str,
     from harness.training.dataloaders import load_data_once
 
     space_file, config_file = folder / "space.yaml", folder / "config.yaml"
-    space_file.write_text(to_yaml(dataclasses.replace(search, train={})))
-    config_file.write_text(to_yaml(base))
+    write_text(space_file, to_yaml(dataclasses.replace(search, train={})))
+    write_text(config_file, to_yaml(base))
     run_dir.write_splits(folder, load_data_once(base.data, ("val",)))
     files = [run_dir.display_path(file) for file in (space_file, config_file)]
     repeat = f"python -m harness.tune --space {files[0]} --train {files[1]}"

@@ -67,11 +67,6 @@ def find_names(wanted: Sequence[str], names: Sequence[str], source: Path) -> lis
     return sorted(number[name] for name in wanted)
 
 
-def write_names(path: Path, names: Sequence[str]) -> None:
-    """One name a line."""
-    path.write_text("".join(f"{name}\n" for name in names))
-
-
 def split_labelled(train: Samples, config: DataConfig, default: int) -> tuple[list[int], list[int]]:
     """Numbers of the images that keep their labels, and of the others.
 

@@ -65,6 +65,15 @@ def fit(parts: Iterable[str], width: int | None = None) -> str:
     return "\n".join(lines)
 
 
+def make_table(title: str, columns: Iterable[str]) -> Table:
+    """A table of figures, in columns that fold rather than be cut where there are many."""
+    names = list(columns)
+    table = Table(title=title, padding=(0, 0) if len(names) > 7 else (0, 1))
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right", overflow="fold")
+    return table
+
+
 def live_bar(title: str, *columns: ProgressColumn, console: Console = out) -> ProgressBar:
     """A bar of at most 64 columns: title, bar, done and total, time since the start, and more columns."""
     first = (TextColumn(f"[bold]{title}"), BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn())
@@ -128,9 +137,7 @@ def show_result(metrics: Mapping[str, float], networks: Iterable[str], chosen: s
         chosen: the one that the figures by class are of.
         folder: of the run, as the user would type it.
     """
-    table = Table(title=f"test, {chosen} of the best step on val")
-    table.add_column("class")
-    table.add_column("IoU", justify="right")
+    table = make_table(f"test, {chosen} of the best step on val", ("class", "IoU"))
     for key, value in metrics.items():
         if key.startswith("test/iou/"):
             table.add_row(key.removeprefix("test/iou/"), format_metric(value))
@@ -138,9 +145,7 @@ def show_result(metrics: Mapping[str, float], networks: Iterable[str], chosen: s
     table.add_row("[bold]mean", f"[bold]{format_metric(metrics['test/miou'])}")
     out.print(table)
     out.print(f"pixel accuracy {metrics['test/accuracy']:.3f}")
-    both = Table(title="test mIoU")
-    for column in ("", f"best step on val ({metrics['test/best_step']:.0f})", "last step"):
-        both.add_column(column, justify="right")
+    both = make_table("test mIoU", ("", f"best step on val ({metrics['test/best_step']:.0f})", "last step"))
     for name in networks:
         both.add_row(name, *(format_metric(metrics[f"test/{which}_{name}_miou"]) for which in ("best", "final")))
     out.print(both)

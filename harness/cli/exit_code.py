@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from rich.markup import escape
 
 from classmix_core.errors import DataError, InvalidValue
-from harness.cli.display import err, out
+from harness.cli.display import err
 from harness.errors import FAILED, INTERRUPTED, REFUSED, Interrupted, RunFailed, UserError
 
 
@@ -28,9 +28,7 @@ def run_command(main: Callable[[Sequence[str] | None], int], args: Sequence[str]
     except RunFailed as error:
         err.print(f"[bold red]failed:[/] {escape(str(error))}")
         code = FAILED
-    except (KeyboardInterrupt, Interrupted) as error:
-        if str(error):
-            out.print(str(error), markup=False)
+    except (KeyboardInterrupt, Interrupted):
         code = INTERRUPTED
     except Exception:
         traceback.print_exc()

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from classmix_core.errors import DataError
-from harness.cli.display import err
+from harness.cli.display import err, out
 from harness.errors import Interrupted, RunFailed, UserError
 from harness.run_dir import RunRecord
 from harness.tracking import STORE_ERRORS, Run, find_or_create_experiment, require_answer
@@ -71,11 +71,12 @@ def run_lifecycle(
         status = "FINISHED"
     except (KeyboardInterrupt, Interrupted) as error:
         status = "KILLED"
-        raise Interrupted(f"interrupted{progress()}; go on with: {resume}") from error
+        out.print(f"interrupted{progress()}; go on with: {resume}", markup=False)  # before a second Ctrl-C can come
+        raise Interrupted from error
     except BaseException as error:
         with suppress(*STORE_ERRORS):  # which may be the error
             run.failed(error)
-        if isinstance(error, DataError):  # all was read once before: a file that is gone now, a cache that is full
+        if isinstance(error, DataError | UserError):  # all was checked before: a file is gone, a cache full, ...
             reason = str(error).strip().splitlines()[-1].removeprefix("classmix_core.errors.DataError: ")  # a loader's
             raise RunFailed(f"{reason} {go_on}") from error
         if not isinstance(error, RunFailed):  # whose message says what helps

@@ -60,7 +60,7 @@ def workers_and_gpus(config: TrainConfig, options: CommonOptions, wait: bool) ->
     """
     there, where = available(options.address)
     gpus_there = int(there.get("GPU", 0))
-    if wait:
+    if wait and options.address:
         gpus_there = max(gpus_there, config.gpus or 0)
     gpus = min(gpus_there, config.workers or gpus_there) if config.gpus is None else config.gpus
     if config.gpus is None and gpus_there and config.workers and config.workers > gpus_there:

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ class Parser(jsonargparse.ArgumentParser):
             UserError: an unknown key, a value of a wrong type, an unreadable file.
         """
         words = with_shipped_files(sys.argv[1:] if args is None else args)
-        with self.errors_in_one_line(last_config_file(words)):
+        with self.errors_in_one_line(last_config_file(words), always=False):
             return self.parse_args(words)
 
     def read_file(self, path: Path) -> jsonargparse.Namespace:
@@ -53,7 +54,11 @@ class Parser(jsonargparse.ArgumentParser):
             return self.parse_object(dict(values))
 
     @contextmanager
-    def errors_in_one_line(self, source: str) -> Iterator[None]:
+    def errors_in_one_line(self, source: str, always: bool = True) -> Iterator[None]:
+        """
+        Args:
+            always: name the source also in errors that may have come from a flag.
+        """
         try:
             yield
         except (argparse.ArgumentError, yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
@@ -63,7 +68,7 @@ class Parser(jsonargparse.ArgumentParser):
                 r"Expected one of \1. Got value: ",
                 line,
             )
-            if re.match("Option|Group|Problems", line):  # they come from a file, which is not named
+            if source not in line and (always or re.match("Option|Group|Problems", line)):
                 line = f"{source}: {line}"
             unknown = re.search(r"[Oo]ption '(.+?)'|unrecognized arguments: -*([^\s=]+)", line)
             known = [action.dest for action in self._actions]
@@ -106,8 +111,8 @@ def with_shipped_files(words: Sequence[str]) -> list[str]:
 
 def shipped_file(flag: str, name: str) -> str:
     """The path of the shipped file of that name, if there is one and no file of the user's lies at `name`."""
-    if Path(name).exists():
+    if os.path.isfile(name):  # Path.is_file raises for a name that is too long, such as a mapping
         return name
     here = Path(__file__).parents[1]
     places = [home / SHIPPED[flag] / f"{Path(name).stem}.yaml" for home in (here, here.parent)]  # a wheel, a checkout
-    return next((str(path) for path in places if Path(name).parent == Path() and path.is_file()), name)
+    return next((str(path) for path in places if Path(name).parent == Path() and os.path.isfile(path)), name)

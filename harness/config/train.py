@@ -187,13 +187,21 @@ def config_parser() -> Parser:
     return parser
 
 
-def check_types(values: Mapping[str, Any], source: str) -> TrainConfig:
+def check_types(values: Mapping[str, Any], source: str, prefix: str = "") -> TrainConfig:
     """A TrainConfig of nested values as YAML gives them.
+
+    Args:
+        source: named in errors.
+        prefix: of the keys in errors.
 
     Raises:
         UserError: see `Parser.read` and `from_mapping`.
     """
-    return train_config(config_parser().read_mapping(values, source).as_dict())
+    parsed = config_parser().read_mapping(values, f"{source}: {prefix.rstrip('.')}".rstrip(": "))
+    try:
+        return train_config(parsed.as_dict(), prefix)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -202,7 +210,10 @@ def load_config(path: Path) -> TrainConfig:
     Raises:
         UserError: as `check_types`.
     """
-    return train_config(config_parser().read_file(path).as_dict())
+    try:
+        return train_config(config_parser().read_file(path).as_dict())
+    except UserError as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
 def override(config: T, values: Mapping[str, Any]) -> T:

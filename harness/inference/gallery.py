@@ -87,7 +87,7 @@ def thumbnail(image: Image.Image) -> Image.Image:
 
 
 def save(image: Image.Image, path: Path, kind: str) -> None:
-    with atomic_file(path) as part:
+    with atomic_file(path, durable=False) as part:
         image.save(part, kind, quality=90)
 
 

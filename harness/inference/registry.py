@@ -37,9 +37,7 @@ IMPORTED = (
     "torchvision",
     "numpy",
     "jsonargparse[signatures]",
-    "pillow",
     "pyyaml",
-    "rich",
     "safetensors",
 )
 """By pyfunc_model.py and what it imports."""

@@ -101,12 +101,9 @@ def read_parameter(key: str, spec: Any, default: Any, where: str) -> SearchParam
 
 def check_value(base: TrainConfig, key: str, value: object, where: str) -> None:
     """Whether TrainConfig takes the value: its type and its rule."""
-    try:
-        typed = check_types(nested({key: value}, plain(dataclasses.asdict(base))), where)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
-    if isinstance(value, str) and not isinstance(flatten(typed)[key], str):  # the parser reads '0.1' as a number
-        raise UserError(f"{where}: must be a {type(flatten(base)[key]).__name__}, but got the text {value!r}.")
+    typed = flatten(check_types(nested({key: value}, plain(dataclasses.asdict(base))), where))[key]
+    if isinstance(value, str) and not isinstance(typed, str):  # the parser reads '0.1' as a number
+        raise UserError(f"{where}: must be of type {type(typed).__name__}, but got the text {value!r}.")
 
 
 def check_start(point: Mapping[str, Any], axes: Sequence[SearchParameter], where: str) -> None:

@@ -58,8 +58,8 @@ class Study:
         space_file = self.folder / "space.yaml"
         self.axes = search_parameters(self.search, self.base, space_file)
         self.total, self.points = initial_points(self.search, self.axes, space_file)
-        self.parent = reopen_run(self.run_record)
         self.trials, self.reruns = TrialStore(self.folder, "trials"), TrialStore(self.folder, "confirm")
+        self.parent = reopen_run(self.run_record)  # which marks it as running: what may be refused comes before
 
     def run(self, options: CommonOptions) -> None:
         """Run or resume it; MLflow's runs are in their true states in the end, however it ends.
@@ -180,7 +180,7 @@ class Study:
         try:
             self.parent.flush()
         except STORE_ERRORS as error:  # a point of a curve is not worth a search
-            warn(f"MLflow did not take it: {str(error).splitlines()[0]}")
+            warn(f"MLflow did not take it: {one_line(error)}")
 
     def best(self) -> TrialRecord | None:
         return next(iter(ranked(self.search, self.trials.records)), None)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.markup import escape
-from rich.table import Table
 
-from harness.cli.display import format_metric, format_value, last_key, out
+from harness.cli.display import format_metric, format_value, last_key, make_table, out
 from harness.config.search import SearchConfig
 from harness.run_dir import display_path
 from harness.search.confirmation import Candidate, ranked
@@ -34,9 +33,8 @@ def announce(
 
 def show_trials(search: SearchConfig, records: Sequence[TrialRecord]) -> None:
     """All trials, best first."""
-    table = Table(title="trials")
-    for name in ("trial", *(last_key(key) for key in search.space), search.metric, "steps", "", "time"):
-        table.add_column(name, justify="right")
+    axes = (last_key(key) for key in search.space)
+    table = make_table("trials", ("trial", *axes, search.metric, "steps", "", "time"))
     best = ranked(search, records)
     for record in best + [record for record in records if record not in best]:
         values = [format_value(value) for value in record.values.values()]
@@ -69,9 +67,8 @@ def most_common_reason(records: Sequence[TrialRecord]) -> str:
 
 def show_candidates(search: SearchConfig, candidates: Sequence[Candidate], metric: str) -> None:
     """Mean and standard deviation over the seeds, best first."""
-    table = Table(title=f"confirmation: {metric} from new seeds")
-    for name in ("trial", *(last_key(key) for key in search.space), search.metric, metric, "seeds"):
-        table.add_column(name, justify="right")
+    axes = (last_key(key) for key in search.space)
+    table = make_table(f"confirmation: {metric} from new seeds", ("trial", *axes, search.metric, metric, "seeds"))
     for place, one in enumerate(candidates):
         trial = "start" + (f" ({one.trial})" if one.trial >= 0 else "") if one.start else str(one.trial)
         values = [format_value(value) for value in one.values.values()]
@@ -84,26 +81,22 @@ def show_ablation(search: SearchConfig, candidates: Sequence[Candidate]) -> None
     """Points by mean and standard deviation over their seeds; over two axes, one across and one down."""
     keys = [key for key in search.space if key != "seed"]
     best = candidates[0]
-    table = Table(
-        title=f"{search.metric}, mean +- std over {len(best.scores)} seeds (where some failed, n = the others)"
-    )
+    title = f"{search.metric}, mean +- std over {len(best.scores)} seeds (where some failed, n = the others)"
     if len(keys) == 2 and all("values" in search.space[key] for key in keys):
         down, across = keys
-        table.add_column(f"{last_key(down)} / {last_key(across)}")
-        for value in search.space[across]["values"]:
-            table.add_column(format_value(value), justify="right")
+        values = search.space[across]["values"]
+        table = make_table(title, (f"{last_key(down)} / {last_key(across)}", *map(format_value, values)))
         at = {(one.values[down], one.values[across]): one for one in candidates}
         for row in search.space[down]["values"]:
-            cells = [at.get((row, column)) for column in search.space[across]["values"]]
+            cells = [at.get((row, column)) for column in values]
             texts = ["-" if one is None else cell(one, best) for one in cells]
             table.add_row(format_value(row), *texts)
     else:
-        for name in (*(last_key(key) for key in keys), search.metric, "seeds"):
-            table.add_column(name, justify="right")
+        table = make_table(title, (*map(last_key, keys), search.metric, "seeds"))
         for one in candidates:
-            values = [format_value(one.values[key]) for key in keys]
+            texts = [format_value(one.values[key]) for key in keys]
             style = "bold green" if one is best else None
-            table.add_row(*values, one.text, str(len(one.scores)), style=style)
+            table.add_row(*texts, one.text, str(len(one.scores)), style=style)
     out.print(table)
 
 

@@ -119,7 +119,7 @@ def open_trial_run(setup: TrialSetup, number: int, folder: Path, config: TrainCo
         run = Run(run_record.tracking_uri, known.read_text())
         run.restart()
         return run
-    (folder / "config.yaml").write_text(to_yaml(config))
+    write_text(folder / "config.yaml", to_yaml(config))
     before = children(run_record.tracking_uri, run_record.experiment_id, run_record.run_id, name)
     if before:  # killed before its id was noted
         run = Run(run_record.tracking_uri, before[0].info.run_id)

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from classmix_core.data import Data
+from classmix_core.data.samples import ArraySamples
+from classmix_core.data.splits import read_names
 from harness.errors import UserError
-from harness.run_dir import RunRecord, find_unfinished, new_folder, read_run_record, run_lock
+from harness.run_dir import RunRecord, find_unfinished, new_folder, read_run_record, run_lock, write_splits
 
 OURS = RunRecord("train", "sqlite:///x.db", "1", "abc")
 FOREIGN = {
@@ -71,3 +75,12 @@ def test_a_run_is_locked_for_others_as_long_as_it_is_worked_on(tmp_path: Path) -
     with run_lock(tmp_path), pytest.raises(UserError, match="another command is at work on it"):
         again()
     again()
+
+
+@pytest.mark.parametrize("names", [["a.jpg", "b.jpg"], ["images/a/photo 00.jpg", "images/ü 01.jpg"]])
+def test_the_list_of_a_role_is_read_back_as_a_split_file(names: list[str], tmp_path: Path) -> None:
+    samples = ArraySamples(names, torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8))
+    write_splits(tmp_path, Data((), (), samples, samples.subset([0]), None, None))
+    assert read_names(tmp_path / "splits/labelled.txt") == names
+    assert read_names(tmp_path / "splits/unlabelled.txt") == names[:1]
+    assert len(list((tmp_path / "splits").iterdir())) == 2, "roles that are not there have no list"

@@ -14,7 +14,11 @@ from torchvision.io import write_png
 
 from classmix_core.data.datasets import scenes
 from harness import train
+from harness.cli.options import CommonOptions
+from harness.cli.preflight import workers_and_gpus
+from harness.config.train import TrainConfig
 from harness.errors import UserError
+from harness.run_dir import RunRecord
 from tests.commands import TINY, assert_refused, call, finish, interrupt, run, start, wait_for
 
 ALL_SCENES = str(scenes.COUNTS["train"])
@@ -184,6 +188,31 @@ def test_a_resume_may_change_where_samples_are_cached_and_nothing_else(
     assert train.resumed_config(tmp_path, ["--resume", "--name=a"]).data.cache == before
     with pytest.raises(UserError, match=r"steps: .* keeps its configuration \(7\), but got 8"):
         train.resumed_config(tmp_path, ["--steps=8"])
+
+
+def test_flags_of_a_resume_are_read_over_the_stored_configuration(
+    here: Path, camvid_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """data.root and cache_dir break a rule of the default data set, but not of the stored one."""
+    folder = here / "runs/a"
+    folder.mkdir(parents=True)
+    RunRecord("train", "sqlite:///x.db", "1", "abc").write(folder)
+    data = {"name": "camvid", "root": str(camvid_root), "labelled": 3, "cache": "disk"}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"steps": 7, "data": data}))
+    words = ("--resume", "--name=a", f"--data.root={camvid_root}", f"--data.cache_dir={here}")
+    result = call(train.main, capsys, *words, "--steps=8")
+    assert (result.code, result.err.count("\n")) == (2, 1), result
+    assert "steps: a resumed run keeps its configuration (7), but got 8" in result.err
+
+
+@pytest.mark.parametrize("gpus", [1, 4])
+def test_waiting_for_gpus_is_for_a_cluster_alone(gpus: int) -> None:
+    there = torch.cuda.device_count()
+    options = CommonOptions(
+        name=None, resume=False, tracking_uri=None, storage_path="runs", address=None, verbose=False
+    )
+    with pytest.raises(UserError, match=f"gpus: {gpus + there} asked for, but this machine has {there}"):
+        workers_and_gpus(TrainConfig(gpus=gpus + there), options, wait=True)
 
 
 @pytest.mark.slow

@@ -56,6 +56,24 @@ def test_a_bad_space_file_is_one_line_and_leaves_nothing(
     assert_refused(call(tune.main, capsys, f"--space={file}"), here, *words)
 
 
+@pytest.mark.parametrize(
+    ("shared", "words"),
+    [
+        ("{steps: 0}", ("train.steps: `steps >= 1`",)),
+        ("{steps: foo}", ("train", "steps", "foo")),
+        ("{stepz: 3}", ("train", "stepz")),
+        ("{data: {name: folder}}", ("train.data.root",)),
+        ("{data: 5}", ("train", "data", "5")),
+    ],
+)
+def test_an_error_in_what_trials_share_names_the_file_and_the_key(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], shared: str, words: tuple[str, ...]
+) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text(f"train: {shared}\nspace: {{ssl.tau: {{low: 0.1, high: 0.9}}}}\n")
+    assert_refused(call(tune.main, capsys, f"--space={file}"), here, str(file), *words)
+
+
 @pytest.mark.slow
 def test_a_study_ends_with_a_confirmed_configuration_and_true_mlflow_states(tmp_path: Path) -> None:
     result = run("harness.tune", f"--space={SMOKE}", "--name=s", cwd=tmp_path)

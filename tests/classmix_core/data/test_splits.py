@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from classmix_core.data.splits import choose, find_names, read_names, resolve_amount, write_names
+from classmix_core.data.splits import choose, find_names, read_names, resolve_amount
 from classmix_core.errors import DataError, InvalidValue
 
 NAMES = ["a/1.png", "a/2.png", "b/1.png", "c.jpg"]
@@ -58,13 +58,6 @@ def test_names_are_the_first_column_of_the_lines(tmp_path: Path) -> None:
         "JPEGImages/1.jpg SegmentationClass/1.png\n\nJPEGImages/2.jpg\tSegmentationClass/2.png\r\n 3.png \n"
     )
     assert read_names(path) == ["JPEGImages/1.jpg", "JPEGImages/2.jpg", "3.png"]
-
-
-@pytest.mark.parametrize("names", [NAMES, ["images/a/photo 00.jpg", "images/a/photo 01.jpg"]])
-def test_what_is_written_is_read_back(names: list[str], tmp_path: Path) -> None:
-    write_names(tmp_path / "split.txt", names)
-    assert (tmp_path / "split.txt").read_text() == "".join(f"{name}\n" for name in names)
-    assert read_names(tmp_path / "split.txt") == names
 
 
 def test_a_missing_list_is_refused(tmp_path: Path) -> None:

@@ -85,6 +85,10 @@ def test_a_file_of_the_users_goes_before_a_shipped_one_of_that_name(
     assert shipped_file("--train", "folder") == str(ROOT / "recipes/folder.yaml")
     for name in ("nowhere", "mine/smoke", "../smoke", ""):
         assert shipped_file("--space", name) == name
+    long = "{steps: 5, " + "x" * 300
+    assert shipped_file("--train", long) == long, "a mapping may be longer than a file's name"
+    (tmp_path / "smoke").mkdir()
+    assert shipped_file("--space", "smoke") == str(ROOT / "search_spaces/smoke.yaml"), "a folder is no such file"
     (tmp_path / "smoke.yaml").touch()
     assert shipped_file("--space", "smoke.yaml") == "smoke.yaml"
 

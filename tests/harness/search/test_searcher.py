@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 from harness.config.search import Confirm, SearchConfig
 from harness.config.train import TrainConfig
 from harness.search.search_space import SearchParameter, initial_points, search_parameters
-from harness.search.searcher import NUMBER, FixedPlan, OptunaSampler, ResumableSearcher, Suggestion
+from harness.search.searcher import NUMBER, OptunaSampler, ResumableSearcher, Suggestion
 from harness.search.trial_store import TrialRecord, TrialStore
 
 SEARCH = SearchConfig(
@@ -110,7 +110,10 @@ def test_tune_is_given_the_unfinished_then_new_trials_then_the_end(tmp_path: Pat
     store.add({"optim.lr": 0.1}, 10, "complete")
     store.add({"optim.lr": 0.2, "steps": 7}, 7)
 
-    class Threes(FixedPlan):
+    class Threes(OptunaSampler):
+        def __init__(self) -> None:
+            pass
+
         def ask(self) -> Suggestion:
             return Suggestion({"optim.lr": 0.3, "steps": 5}, {})
 
@@ -123,7 +126,7 @@ def test_tune_is_given_the_unfinished_then_new_trials_then_the_end(tmp_path: Pat
 def test_after_the_deadline_no_trial_starts(tmp_path: Path) -> None:
     store = TrialStore(tmp_path, "trials")
     store.add({}, 10)
-    searcher = ResumableSearcher(store, FixedPlan(), trials=3, steps=10, deadline=time.monotonic() - 1)
+    searcher = ResumableSearcher(store, None, trials=3, steps=10, deadline=time.monotonic() - 1)
     assert searcher.suggest("a") == Searcher.FINISHED
 
 
@@ -144,7 +147,7 @@ def test_how_a_trial_ended_is_written_down(
     store = TrialStore(tmp_path, "trials")
     record = store.add({}, 10)
     (store.trial_folder(0) / "checkpoints").mkdir()
-    searcher = ResumableSearcher(store, FixedPlan(), trials=1, steps=10)
+    searcher = ResumableSearcher(store, None, trials=1, steps=10)
     searcher.suggest("a")
     record.step, record.reason = step, reason
     searcher.on_trial_complete("a", {}, error)

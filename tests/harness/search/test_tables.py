@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from harness.cli.exit_code import out
+from harness.cli.display import out
 from harness.config.search import Confirm, SearchConfig
 from harness.errors import RunFailed
 from harness.search import tables

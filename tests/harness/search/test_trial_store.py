@@ -35,7 +35,7 @@ def test_trials_that_are_revived_begin_from_scratch(tmp_path: Path) -> None:
     store = TrialStore(tmp_path, "trials")
     for _ in range(2):
         record = store.add({"optim.lr": 1.0}, 10, sampler_params={"optim.lr": 1.0})
-        record.step, record.stop, record.intermediate_values = 5, True, [(5, 0.1)]
+        record.step, record.prune, record.intermediate_values = 5, True, [(5, 0.1)]
         store.end(record, "failed", "disk full")
         (store.trial_folder(record.number) / MLFLOW_RUN).write_text("id")
     TrialStore(tmp_path, "trials").restart_failed()
