@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from classmix_core.models.normalise import Normalise
+
 
 def make_teacher(student: nn.Module) -> nn.Module:
     """A copy of `student` that no gradient reaches."""
@@ -40,6 +42,6 @@ def update_teacher_(teacher: nn.Module, student: nn.Module, decay: float, averag
 
 
 def running_statistics(network: nn.Module) -> list[Tensor]:
-    """Means and variances of batch norms: the floating point buffers that are saved, so not the constants."""
-    saved = network.state_dict()
-    return [buffer for name, buffer in network.named_buffers() if name in saved and buffer.is_floating_point()]
+    """Means and variances of batch norms: the floating point buffers, but for the constants of `Normalise`."""
+    owners = (module for module in network.modules() if not isinstance(module, Normalise))
+    return [buffer for module in owners for buffer in module.buffers(recurse=False) if buffer.is_floating_point()]
