@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -245,7 +244,7 @@ def test_a_filler_that_is_killed_leaves_nothing_that_is_taken_for_whole(
         assert in_child(lambda: cache.store(tmp_path / "cache/x", value)) == signal.SIGKILL
     (left,) = (tmp_path / "cache").iterdir()
     assert left.suffix == ".part"
-    assert left.stat().st_size == 128 + 9
+    assert left.stat().st_size == cache.HEADER.size + 9
     cache.store(tmp_path / "cache/x", value)
     assert torch.equal(cache.load(tmp_path / "cache/x"), value)
 
@@ -301,10 +300,10 @@ def test_what_a_killed_process_left_is_deleted_a_day_later(tmp_path: Path) -> No
 
 
 def test_no_room_is_said_and_nothing_is_left(camvid_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(file: Any, value: Any) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(os, "replace", full)
     config = DataConfig(name="camvid", root=str(camvid_root), cache="disk", cache_dir=str(camvid_root / "c"))
     expected = f"{camvid_root / 'c'}: the cache must have room there (--data.cache_dir DIR "
     with pytest.raises(DataError, match=re.escape(expected) + ".* but got: No space left on device"):
