@@ -88,6 +88,5 @@ def require_format(found: object, path: Path) -> None:
         UserError: `found` is not the format that this version writes.
     """
     if found != FORMAT:
-        version = "an earlier" if found is None or (isinstance(found, int) and found < FORMAT) else "a later or another"
         given = "none" if found is None else repr(found)
-        raise UserError(f"{path}: format must be {FORMAT}, but got {given}: it was written by {version} version.")
+        raise UserError(f"{path}: format must be {FORMAT}, but got {given}: another version or program has written it.")

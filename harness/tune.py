@@ -35,7 +35,11 @@ def build_parser(shared: TrainConfig | None = None) -> Parser:
     """
     description = "Search hyperparameters of ClassMix: every value of TrainConfig can be an axis."
     parser = make_parser("python -m harness.tune", description)
-    parser.add_argument("--space", type=str | None, help="Search-space YAML, or the name of a shipped one: tau_ema.")
+    parser.add_argument(
+        "--space",
+        type=str | None,
+        help="Search-space YAML, or a shipped one: tau_ema, lr_schedule, ablation_mix, smoke.",
+    )
     parser.add_argument("--trials", type=int | None, help="Number of trials, instead of the file's.")
     parser.add_argument(
         "--gpus-per-trial", type=float | None, help="GPUs of each trial, or a fraction, for the file's."

@@ -71,7 +71,7 @@ class Parser(jsonargparse.ArgumentParser):
             if source not in line and (always or re.match("Option|Group|Problems", line)):
                 line = f"{source}: {line}"
             unknown = re.search(r"[Oo]ption '(.+?)'|unrecognized arguments: -*([^\s=]+)", line)
-            known = [action.dest for action in self._actions]
+            known = [action.dest for action in self._actions if action.dest != "print_shtab"]  # not in --help
             nearest = difflib.get_close_matches(unknown[1] or unknown[2], known, 1, 0.5) if unknown else []
             raise UserError(line + (f" (nearest key: {nearest[0]})" if nearest else "")) from error
 
@@ -92,7 +92,7 @@ def make_parser(command: str, description: str) -> Parser:
         description=description,
         exit_on_error=False,
         allow_abbrev=False,
-        version=f"classmix-harness {__version__}",
+        version=__version__,
     )
 
 

@@ -43,10 +43,10 @@ def test_json_comes_back_without_its_format(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"a": 1}', ("format must be 1, but got none", "an earlier version")),
-        ('{"format": 0}', ("format must be 1, but got 0", "an earlier version")),
-        ('{"format": 2}', ("format must be 1, but got 2", "a later or another version")),
-        ('{"format": "x"}', ("format must be 1, but got 'x'", "a later or another version")),
+        ('{"a": 1}', ("format must be 1, but got none", "another version or program")),
+        ('{"format": 0}', ("format must be 1, but got 0", "another version or program")),
+        ('{"format": 2}', ("format must be 1, but got 2", "another version or program")),
+        ('{"format": "x"}', ("format must be 1, but got 'x'", "another version or program")),
         ("[1, 2]", ("a JSON mapping", "[1, 2]")),
         ('{"format": 1', ("must be a JSON file",)),
         ("", ("must be a JSON file",)),
