@@ -80,16 +80,11 @@ def live_bar(title: str, *columns: ProgressColumn, console: Console = out) -> Pr
     return ProgressBar(*first, *columns, console=console, disable=not console.is_terminal)
 
 
-class TrainingDisplay:
-    """Live lines for a training (bar, ETA, loss, lambda, last and best mIoU), or plain ones without a terminal."""
+class LiveLines:
+    """Lines that are drawn anew while the block lasts; `live` is None where the output is no terminal."""
 
-    def __init__(self, steps: int) -> None:
-        self.bar = live_bar("train", TextColumn("left"), TimeRemainingColumn())
-        self.task = self.bar.add_task("train", total=steps)
-        self.live = Live(console=out, refresh_per_second=4) if out.is_terminal else None
-        self.start, self.first_step = time.monotonic(), -1
-        self.loss: float | None = None
-        self.lambda_: float | None = None
+    def __init__(self, console: Console, refresh_per_second: float) -> None:
+        self.live = Live(console=console, refresh_per_second=refresh_per_second) if console.is_terminal else None
 
     def __enter__(self) -> Self:
         if self.live:
@@ -99,6 +94,18 @@ class TrainingDisplay:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self.live:
             self.live.stop()
+
+
+class TrainingDisplay(LiveLines):
+    """Live lines for a training (bar, ETA, loss, lambda, last and best mIoU), or plain ones without a terminal."""
+
+    def __init__(self, steps: int) -> None:
+        self.bar = live_bar("train", TextColumn("left"), TimeRemainingColumn())
+        self.task = self.bar.add_task("train", total=steps)
+        super().__init__(out, refresh_per_second=4)
+        self.start, self.first_step = time.monotonic(), -1
+        self.loss: float | None = None
+        self.lambda_: float | None = None
 
     def show(self, progress: "Progress") -> None:
         if self.first_step < 0:  # a resumed run starts in the middle

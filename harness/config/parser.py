@@ -76,6 +76,15 @@ class Parser(jsonargparse.ArgumentParser):
             raise UserError(line + (f" (nearest key: {nearest[0]})" if nearest else "")) from error
 
 
+@contextmanager
+def naming(source: str) -> Iterator[None]:
+    """Name the source of what is read in the block in its errors, where they do not do so themselves."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error) if source in str(error) else f"{source}: {error}") from error
+
+
 def last_config_file(words: Sequence[str]) -> str:
     """The file that an error in a file is blamed on: jsonargparse does not name it."""
     flags = [word.partition("=") for word in words]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from classmix_core.errors import require
-from harness.config.parser import make_parser
+from harness.config.parser import make_parser, naming
 from harness.config.train import from_mapping
 from harness.errors import UserError
 
@@ -151,10 +151,8 @@ def read_space(path: Path) -> SearchConfig:
         raise UserError(f"--space: must be an existing file or a shipped space (tau_ema, ...), but got {str(path)!r}.")
     parser = make_parser("space", "")
     parser.add_class_arguments(SearchConfig, None)
-    try:
+    with naming(str(path)):
         return search_config(parser.read_file(path).as_dict())
-    except UserError as error:
-        raise UserError(error if str(path) in str(error) else f"{path}: {error}") from error
 
 
 def search_config(values: Mapping[str, Any]) -> SearchConfig:

@@ -12,7 +12,7 @@ import yaml
 
 from classmix_core.config import ClassMixConfig, DataConfig, InferenceConfig, ModelConfig, OptimConfig
 from classmix_core.errors import InvalidValue, require
-from harness.config.parser import Parser, make_parser
+from harness.config.parser import Parser, make_parser, naming
 from harness.errors import UserError
 
 T = TypeVar("T")
@@ -198,10 +198,8 @@ def check_types(values: Mapping[str, Any], source: str, prefix: str = "") -> Tra
         UserError: see `Parser.read` and `from_mapping`.
     """
     parsed = config_parser().read_mapping(values, f"{source}: {prefix.rstrip('.')}".rstrip(": "))
-    try:
+    with naming(source):
         return train_config(parsed.as_dict(), prefix)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from error
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -210,10 +208,8 @@ def load_config(path: Path) -> TrainConfig:
     Raises:
         UserError: as `check_types`.
     """
-    try:
+    with naming(str(path)):
         return train_config(config_parser().read_file(path).as_dict())
-    except UserError as error:
-        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
 def override(config: T, values: Mapping[str, Any]) -> T:

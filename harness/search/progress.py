@@ -2,19 +2,16 @@
 
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Self
 
 from rich.console import Group
-from rich.live import Live
 from rich.text import Text
 
-from harness.cli.display import fit, format_metric, format_seconds, format_value, last_key, live_bar, out
+from harness.cli.display import LiveLines, fit, format_metric, format_seconds, format_value, last_key, live_bar, out
 from harness.search.trial import FAILED
 from harness.search.trial_store import TrialRecord, TrialStore
 
 
-class SearchProgress:
+class SearchProgress(LiveLines):
     """Enters into the store what trials report, and shows it: live, or a line for each trial that ends if piped.
 
     Args:
@@ -45,7 +42,7 @@ class SearchProgress:
         self.start = time.monotonic()
         self.bar = live_bar(title)
         self.task = self.bar.add_task(title, total=total)
-        self.live = Live(console=out, refresh_per_second=2) if out.is_terminal else None
+        super().__init__(out, refresh_per_second=2)
 
     def started(self, number: int) -> None:
         record = self.store.records[number]
@@ -88,15 +85,6 @@ class SearchProgress:
         self.bar.update(self.task, completed=self.store.ended)
         running = [Text(fit(describe(record))) for record in self.running.values()]
         self.live.update(Group(*running, self.bar, Text(fit(self.status()))))
-
-    def __enter__(self) -> Self:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self.live:
-            self.live.stop()
 
 
 def note(record: TrialRecord, result: Mapping[str, float | str], metric: str) -> None:
