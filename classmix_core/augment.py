@@ -1,6 +1,6 @@
 """Augmentation of whole batches on their device: weak (geometry, images with labels) and strong (colour, images alone).
 
-Random values come from the given generator, one for each image; no loop over images, no host sync.
+Random values come from the given generator, one set an image; no loop over images, no host sync.
 
 Shapes: B batch, C = 3 channels, H W image. Images are float RGB in 0..1.
 """
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from classmix_core.batch_generator import BatchGenerator
 from classmix_core.mixing import paste
 
 LUMA = (0.299, 0.587, 0.114)
@@ -34,22 +35,22 @@ def to_float(image_BCHW: Tensor) -> Tensor:
     return image_BCHW.float().div_(255)
 
 
-def flip(image_BCHW: Tensor, label_BHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def flip(image_BCHW: Tensor, label_BHW: Tensor, generator: BatchGenerator) -> tuple[Tensor, Tensor]:
     """Mirror each image and its labels left to right with probability 1/2."""
-    flip_B11 = torch.rand(len(image_BCHW), 1, 1, generator=generator, device=image_BCHW.device) < 0.5
+    flip_B11 = generator.rand(len(image_BCHW), 1, 1) < 0.5
     return paste(image_BCHW.flip(-1), image_BCHW, flip_B11), paste(label_BHW.flip(-1), label_BHW, flip_B11)
 
 
-def color_jitter(image_BCHW: Tensor, strength: float, probability: float, generator: torch.Generator) -> Tensor:
+def color_jitter(image_BCHW: Tensor, strength: float, probability: float, generator: BatchGenerator) -> Tensor:
     """Change brightness, contrast, saturation and hue of each image, in this order.
 
     The factors are U(1 - strength, 1 + strength), the hue turns by U(-strength, strength) of a full circle in the IQ
     plane. All four are affine in RGB, so they are one 3 x 4 matrix an image and one pass over memory; values are cut to
     0..1 once, at the end.
     """
-    batch, device = len(image_BCHW), image_BCHW.device
-    factor_B = 1 + strength * (2 * torch.rand(4, batch, generator=generator, device=device) - 1)
-    apply_B = torch.rand(batch, generator=generator, device=device) < probability
+    batch = len(image_BCHW)
+    factor_B = 1 + strength * (2 * generator.rand(4, batch, batch_dim=1) - 1)
+    apply_B = generator.rand(batch) < probability
     factor_B = torch.where(apply_B, factor_B, 1.0)
     matrix_B33, offset_B31 = jitter_matrix(image_BCHW.mean((2, 3)), *factor_B.unbind())
     jittered_B3N = torch.baddbmm(offset_B31, matrix_B33, image_BCHW.flatten(2))
@@ -83,11 +84,11 @@ def jitter_matrix(
     return colour_B33 * (contrast_B11 * brightness_B11), offset_B31
 
 
-def gaussian_blur(image_BCHW: Tensor, sigma_max: float, probability: float, generator: torch.Generator) -> Tensor:
+def gaussian_blur(image_BCHW: Tensor, sigma_max: float, probability: float, generator: BatchGenerator) -> Tensor:
     """Blur each image with its own sigma, U(0.15, sigma_max) pixels: two passes of 9 taps, edges mirrored."""
     batch, channels, height, width = image_BCHW.shape
     device = image_BCHW.device
-    draw_B, coin_B = torch.rand(2, batch, 1, generator=generator, device=device)
+    draw_B, coin_B = generator.rand(2, batch, 1, batch_dim=1)
     sigma_B1 = BLUR_SIGMA_MIN + (sigma_max - BLUR_SIGMA_MIN) * draw_B
     taps_T = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=device)
     kernel_BT = torch.exp(-(taps_T**2) / (2 * sigma_B1**2))

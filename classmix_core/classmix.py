@@ -4,21 +4,26 @@ Shapes: L labelled, U unlabelled (and so mixed) images, C = 3 channels, K classe
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from classmix_core.augment import color_jitter, flip, gaussian_blur, to_float
+from classmix_core.batch_generator import BatchGenerator
 from classmix_core.config import ClassMixConfig
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.ema import update_teacher_, warmed_up_decay
 from classmix_core.losses import consistency_loss, consistency_weight, labelled_loss, sigmoid_ramp
 from classmix_core.mixing import paste, sample_mask
 
+T = TypeVar("T")
+
 
 class Batch(NamedTuple):
-    """What one step learns from, on one worker. Unlabelled tensors are None for the supervised baseline."""
+    """What one step learns from: the part of the batch that one worker has. Unlabelled tensors are None for the
+    supervised baseline."""
 
     image_LCHW: Tensor
     """uint8 RGB."""
@@ -36,7 +41,7 @@ class Mixed(NamedTuple):
     source_UCHW: Tensor
     """Image A, float 0..1."""
     target_UCHW: Tensor
-    """Image B, float 0..1: the next one of the batch."""
+    """Image B, float 0..1: the next one of the batch of all workers."""
     mask_UHW: Tensor
     """bool, True where A shows."""
     image_UCHW: Tensor
@@ -47,14 +52,44 @@ class Mixed(NamedTuple):
     """float32 0..1, the teacher's probability of the pseudo-label."""
 
 
+class Targets(NamedTuple):
+    """What the student shall learn: a whole part of a batch, or a piece of it for one forward and backward pass."""
+
+    image_LCHW: Tensor
+    """Float 0..1."""
+    label_LHW: Tensor
+    image_UCHW: Tensor | None = None
+    """Mixed, float 0..1. It and the next two are None for the supervised baseline."""
+    pseudo_label_UHW: Tensor | None = None
+    lambda_: Tensor | None = None
+    """Weight of the unlabelled loss, broadcastable to (U, H, W)."""
+
+    def split(self, pieces: int) -> list["Targets"]:
+        """Equal pieces, each with as many labelled and mixed images as any other."""
+        if pieces == 1:
+            return [self]
+        parts = [
+            [value] * pieces if value is None or value.ndim == 0 else value.split(len(value) // pieces)
+            for value in self
+        ]
+        return [Targets(*piece) for piece in zip(*parts, strict=True)]
+
+
+class PixelCounts(NamedTuple):
+    """Scalars: mean numbers over all workers of the pixels that are not IGNORE_INDEX, in all of a step."""
+
+    labelled: Tensor
+    mixed: Tensor
+
+
 class StepResult(NamedTuple):
-    """Detached scalars on the device; reading one waits for it."""
+    """Detached scalars on the device; reading one waits for it. Their means over all workers are those of the batch."""
 
     loss: Tensor
     loss_labelled: Tensor
     loss_unlabelled: Tensor
     lambda_: Tensor
-    """Mean weight of the valid pixels of the mixed images of this worker."""
+    """Mean weight of the valid pixels of the mixed images."""
 
 
 @torch.no_grad()
@@ -65,6 +100,16 @@ def pseudo_label(teacher: nn.Module, image_UCHW: Tensor) -> tuple[Tensor, Tensor
     return label_UHW, (top_UHW - logits_UKHW.logsumexp(1)).exp()
 
 
+def itself(value: T) -> T:
+    """What one worker alone gets from all workers, or from the next one."""
+    return value
+
+
+def next_of_batch(value_UX: Tensor, from_next_worker: Callable[[Tensor], Tensor]) -> Tensor:
+    """The value of image i + 1 at place i; after the last one comes the first of the next worker (cyclic)."""
+    return torch.cat((value_UX[1:], from_next_worker(value_UX[:1])))
+
+
 @torch.no_grad()
 def mix_unlabelled(
     teacher: nn.Module,
@@ -72,18 +117,24 @@ def mix_unlabelled(
     padding_UHW: Tensor,
     num_classes: int,
     config: ClassMixConfig,
-    generator: torch.Generator,
+    generator: BatchGenerator,
+    *,
+    pieces: int = 1,
+    from_next_worker: Callable[[Tensor], Tensor] = itself,
 ) -> Mixed:
     """Steps 1 to 3 of algorithm 1: label, draw, paste image i onto image i + 1 (cyclic), then jitter and blur.
 
     Args:
         image_UCHW: float 0..1.
         padding_UHW: integer, IGNORE_INDEX where the image is padding.
+        pieces: the teacher labels so many equal pieces one after the other.
+        from_next_worker: gives the tensor that the next worker passes; by default there is one worker.
     """
-    label_UHW, confidence_UHW = pseudo_label(teacher, image_UCHW)
+    labelled = [pseudo_label(teacher, piece) for piece in image_UCHW.chunk(pieces)]
+    label_UHW, confidence_UHW = labelled[0] if pieces == 1 else map(torch.cat, zip(*labelled, strict=True))
     label_UHW = label_UHW.masked_fill(padding_UHW == IGNORE_INDEX, IGNORE_INDEX)
     mask_UHW = sample_mask(config.mix, label_UHW, num_classes, generator)
-    target_UCHW = image_UCHW.roll(-1, 0)
+    target_UCHW = next_of_batch(image_UCHW, from_next_worker)
     mixed_UCHW = paste(image_UCHW, target_UCHW, mask_UHW)
     with torch.autocast(image_UCHW.device.type, enabled=False):  # images stay float32 under bf16
         if config.jitter:
@@ -95,13 +146,13 @@ def mix_unlabelled(
         target_UCHW,
         mask_UHW,
         mixed_UCHW,
-        paste(label_UHW, label_UHW.roll(-1, 0), mask_UHW),
-        paste(confidence_UHW, confidence_UHW.roll(-1, 0), mask_UHW),
+        paste(label_UHW, next_of_batch(label_UHW, from_next_worker), mask_UHW),
+        paste(confidence_UHW, next_of_batch(confidence_UHW, from_next_worker), mask_UHW),
     )
 
 
 def weak_augment(
-    image_BCHW: Tensor, label_BHW: Tensor, flips: bool, generator: torch.Generator
+    image_BCHW: Tensor, label_BHW: Tensor, flips: bool, generator: BatchGenerator
 ) -> tuple[Tensor, Tensor]:
     """uint8 images to float 0..1, flipped together with their labels. (The random zoom and crop come earlier, when
     an image is loaded.)"""
@@ -121,10 +172,13 @@ class ClassMix:
         num_classes: K.
         config: what is learnt from unlabelled images.
         steps: length of the whole training, which the ramp refers to.
-        generator: on the student's device; everything random in a step comes from it.
+        generator: on the student's device; everything random in a step comes from it, for the batch of all workers.
         flips: whether labelled and unlabelled images are mirrored at random.
         precision: bf16 runs the networks under autocast; losses are float32 always.
+        accumulate: forward and backward passes of a step, each over an equal piece of this worker's part of the batch.
+            The sum of their gradients is that of the whole part, but for batch norms, which see a piece alone.
         mean_over_workers: averages a small tensor over all workers; by default there is one.
+        from_next_worker: gives the tensor that the next worker passes, so that images are pasted across workers.
     """
 
     def __init__(
@@ -137,15 +191,17 @@ class ClassMix:
         num_classes: int,
         config: ClassMixConfig,
         steps: int,
-        generator: torch.Generator,
+        generator: BatchGenerator,
         flips: bool = True,
         precision: Literal["fp32", "bf16"] = "fp32",
-        mean_over_workers: Callable[[Tensor], Tensor] = lambda value: value,
+        accumulate: int = 1,
+        mean_over_workers: Callable[[Tensor], Tensor] = itself,
+        from_next_worker: Callable[[Tensor], Tensor] = itself,
     ) -> None:
         self.student, self.teacher, self.optimizer, self.schedule = student, teacher, optimizer, schedule
         self.num_classes, self.config, self.steps, self.generator = num_classes, config, steps, generator
-        self.flips, self.precision = flips, precision
-        self.mean_over_workers = mean_over_workers
+        self.flips, self.precision, self.accumulate = flips, precision, accumulate
+        self.mean_over_workers, self.from_next_worker = mean_over_workers, from_next_worker
         self.train_mode()
 
     def train_mode(self) -> None:
@@ -154,7 +210,7 @@ class ClassMix:
         self.teacher.eval()
         if self.config.teacher_mode == "train":
             for module in self.teacher.modules():
-                if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+                if isinstance(module, nn.BatchNorm2d):
                     module.train()
 
     def autocast(self) -> torch.autocast:
@@ -167,36 +223,58 @@ class ClassMix:
         """Augment, label and mix unlabelled uint8 images."""
         weak_UCHW, padding_UHW = self.augment(image_UCHW, padding_UHW)
         with self.autocast():
-            return mix_unlabelled(self.teacher, weak_UCHW, padding_UHW, self.num_classes, self.config, self.generator)
+            return mix_unlabelled(
+                self.teacher,
+                weak_UCHW,
+                padding_UHW,
+                self.num_classes,
+                self.config,
+                self.generator,
+                pieces=self.accumulate,
+                from_next_worker=self.from_next_worker,
+            )
 
     def step(self, batch: Batch, index: int) -> StepResult:
         """Learn from one batch; `index` counts optimiser steps from 0. Nothing here waits for the device."""
         image_LCHW, label_LHW = self.augment(batch.image_LCHW, batch.label_LHW)
         if self.config.unlabelled_weight == 0 or batch.image_UCHW is None or batch.padding_UHW is None:
-            losses = self.supervised_loss(image_LCHW, label_LHW)
+            targets, counts = self.supervised_targets(image_LCHW, label_LHW)
             own_batch_statistics = False
         else:
             mixed = self.mix(batch.image_UCHW, batch.padding_UHW)
-            losses = self.semi_supervised_loss(image_LCHW, label_LHW, mixed, index)
+            targets, counts = self.semi_supervised_targets(image_LCHW, label_LHW, mixed, index)
             own_batch_statistics = self.config.teacher_mode == "train"
         self.optimizer.zero_grad(set_to_none=True)
-        losses.loss.backward()
+        result = self.backward(targets, counts)
         self.optimizer.step()
         self.schedule.step()
         decay = warmed_up_decay(index, self.config.ema_decay)
         update_teacher_(self.teacher, self.student, decay, average_buffers=not own_batch_statistics)
-        return StepResult(*(value.detach() for value in losses))
+        return result
 
-    def supervised_loss(self, image_LCHW: Tensor, label_LHW: Tensor) -> StepResult:
+    def backward(self, targets: Targets, counts: PixelCounts) -> StepResult:
+        """Accumulate the gradients of all pieces, which workers average in the last one's backward pass."""
+        pieces, results = targets.split(self.accumulate), []
+        for number, piece in enumerate(pieces, 1):
+            with nullcontext() if number == len(pieces) else self.without_averaging():
+                losses = self.losses(piece, counts)
+                losses.loss.backward()
+            results.append([value.detach() for value in losses])
+        return StepResult(*(values[0] if len(pieces) == 1 else sum(values) for values in zip(*results, strict=True)))
+
+    def without_averaging(self) -> AbstractContextManager[None]:
+        """Gradients stay on each worker while the block lasts."""
+        wrapped = isinstance(self.student, nn.parallel.DistributedDataParallel)
+        return self.student.no_sync() if wrapped else nullcontext()
+
+    def supervised_targets(self, image_LCHW: Tensor, label_LHW: Tensor) -> tuple[Targets, PixelCounts]:
         valid_pixels = self.mean_over_workers((label_LHW != IGNORE_INDEX).sum().float())
-        with self.autocast():
-            logits_LKHW = self.student(image_LCHW)
-        loss = labelled_loss(logits_LKHW, label_LHW, valid_pixels)
-        zero = torch.zeros_like(loss)
-        return StepResult(loss, loss, zero, zero)
+        return Targets(image_LCHW, label_LHW), PixelCounts(valid_pixels, torch.zeros_like(valid_pixels))
 
-    def semi_supervised_loss(self, image_LCHW: Tensor, label_LHW: Tensor, mixed: Mixed, index: int) -> StepResult:
-        """Step 4 of algorithm 1. Labelled and mixed images go through the student in one pass (one batch norm)."""
+    def semi_supervised_targets(
+        self, image_LCHW: Tensor, label_LHW: Tensor, mixed: Mixed, index: int
+    ) -> tuple[Targets, PixelCounts]:
+        """Step 4 of algorithm 1 up to lambda, which looks at all of the batch."""
         valid_UHW = mixed.pseudo_label_UHW != IGNORE_INDEX
         confident_UHW = (mixed.confidence_UHW >= self.config.tau) & valid_UHW
         counts = torch.stack(((label_LHW != IGNORE_INDEX).sum(), valid_UHW.sum(), confident_UHW.sum())).float()
@@ -204,12 +282,21 @@ class ClassMix:
         ramp = sigmoid_ramp(index / (self.config.ramp_fraction * self.steps))
         share = confident / valid_mixed.clamp(min=1)
         lambda_ = consistency_weight(self.config.weight, confident_UHW, valid_UHW, share, ramp)
+        targets = Targets(image_LCHW, label_LHW, mixed.image_UCHW, mixed.pseudo_label_UHW, lambda_)
+        return targets, PixelCounts(valid_labelled, valid_mixed)
 
+    def losses(self, targets: Targets, counts: PixelCounts) -> StepResult:
+        """The losses of a piece, which add up to those of the batch. Labelled and mixed images go through the student
+        in one pass (one batch norm)."""
+        image_LCHW, label_LHW, image_UCHW, pseudo_label_UHW, lambda_ = targets
+        images = image_LCHW if image_UCHW is None else torch.cat((image_LCHW, image_UCHW))
         with self.autocast():
-            logits_BKHW = self.student(torch.cat((image_LCHW, mixed.image_UCHW)))
-        logits_LKHW, logits_UKHW = logits_BKHW.split((len(image_LCHW), len(mixed.image_UCHW)))
-        labelled = labelled_loss(logits_LKHW, label_LHW, valid_labelled)
-        unlabelled = consistency_loss(logits_UKHW, mixed.pseudo_label_UHW, lambda_, valid_mixed)
+            logits_BKHW = self.student(images)
+        labelled = labelled_loss(logits_BKHW[: len(image_LCHW)], label_LHW, counts.labelled)
+        if pseudo_label_UHW is None or lambda_ is None:
+            zero = torch.zeros_like(labelled)
+            return StepResult(labelled, labelled, zero, zero)
+        unlabelled = consistency_loss(logits_BKHW[len(image_LCHW) :], pseudo_label_UHW, lambda_, counts.mixed)
         loss = labelled + self.config.unlabelled_weight * unlabelled
-        mean_lambda = (lambda_ * valid_UHW).sum() / valid_UHW.sum().clamp(min=1)
-        return StepResult(loss, labelled, unlabelled, mean_lambda)
+        valid_UHW = pseudo_label_UHW != IGNORE_INDEX
+        return StepResult(loss, labelled, unlabelled, (lambda_ * valid_UHW).sum() / counts.mixed.clamp(min=1))

@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from classmix_core.batch_generator import BatchGenerator
 from classmix_core.config import Mix
 
 # CowMix's blur in the ClassMix code is log-uniform in 8..32 pixels at a height of 512; it follows the height here.
 COW_SIGMA_OF_HEIGHT = (8 / 512, 32 / 512)
 
 
-def sample_class_mask(label_BHW: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
+def sample_class_mask(label_BHW: Tensor, num_classes: int, generator: BatchGenerator) -> Tensor:
     """Choose half of the classes present in each label map (ClassMix, section 3.1).
 
     Of the n classes in an image floor(n / 2) are drawn without replacement, so an image of one class gives an empty
@@ -34,13 +35,13 @@ def sample_class_mask(label_BHW: Tensor, num_classes: int, generator: torch.Gene
     column_BN = label_BHW.flatten(1).long().clamp(max=num_classes)  # IGNORE_INDEX falls into column K
     present_BK = torch.zeros(len(label_BHW), num_classes + 1, dtype=torch.bool, device=label_BHW.device)
     present_BK = present_BK.scatter_(1, column_BN, True)[:, :num_classes]
-    score_BK = torch.rand(present_BK.shape, generator=generator, device=label_BHW.device)
+    score_BK = generator.rand(*present_BK.shape)
     rank_BK = score_BK.masked_fill(~present_BK, 2.0).argsort(1).argsort(1)
     chosen_BK = rank_BK < present_BK.sum(1, keepdim=True) // 2
     return F.pad(chosen_BK, (0, 1)).gather(1, column_BN).view(label_BHW.shape)
 
 
-def sample_cut_mask(shape_BHW: torch.Size, generator: torch.Generator) -> Tensor:
+def sample_cut_mask(shape_BHW: torch.Size, generator: BatchGenerator) -> Tensor:
     """Draw one box an image with half the area, a random aspect ratio and place (CutMix as in French et al., 2020).
 
     Returns:
@@ -48,7 +49,7 @@ def sample_cut_mask(shape_BHW: torch.Size, generator: torch.Generator) -> Tensor
     """
     batch, height, width = shape_BHW
     device = generator.device
-    aspect_B, top_B, left_B = torch.rand(3, batch, 1, 1, generator=generator, device=device)
+    aspect_B, top_B, left_B = generator.rand(3, batch, 1, 1, batch_dim=1)
     share_B = torch.exp(aspect_B * math.log(0.5))  # of the height; 0.5 / share of the width
     box_height_B, box_width_B = (share_B * height).round(), (0.5 / share_B * width).round()
     top_B, left_B = (top_B * (height - box_height_B)).round(), (left_B * (width - box_width_B)).round()
@@ -59,7 +60,7 @@ def sample_cut_mask(shape_BHW: torch.Size, generator: torch.Generator) -> Tensor
     return in_rows & in_columns
 
 
-def sample_cow_mask(shape_BHW: torch.Size, generator: torch.Generator) -> Tensor:
+def sample_cow_mask(shape_BHW: torch.Size, generator: BatchGenerator) -> Tensor:
     """Draw blobs that cover about half of each image: blurred noise, thresholded (CowMask, French et al., 2019).
 
     The blur is a product in the frequency domain, so that every image has its own sigma at the same cost.
@@ -70,8 +71,8 @@ def sample_cow_mask(shape_BHW: torch.Size, generator: torch.Generator) -> Tensor
     batch, height, width = shape_BHW
     device = generator.device
     low, high = (math.log(share * height) for share in COW_SIGMA_OF_HEIGHT)
-    sigma_B11 = torch.exp(low + (high - low) * torch.rand(batch, 1, 1, generator=generator, device=device))
-    noise_BHW = torch.randn(shape_BHW, generator=generator, device=device)
+    sigma_B11 = torch.exp(low + (high - low) * generator.rand(batch, 1, 1))
+    noise_BHW = generator.randn(batch, height, width)
     frequency_H1 = torch.fft.fftfreq(height, device=device).view(1, -1, 1)
     frequency_1W = torch.fft.rfftfreq(width, device=device).view(1, 1, -1)
     gain = torch.exp(-2 * (math.pi * sigma_B11) ** 2 * (frequency_H1**2 + frequency_1W**2))
@@ -79,7 +80,7 @@ def sample_cow_mask(shape_BHW: torch.Size, generator: torch.Generator) -> Tensor
     return smooth_BHW > smooth_BHW.mean((1, 2), keepdim=True)
 
 
-def sample_mask(mix: Mix, label_BHW: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
+def sample_mask(mix: Mix, label_BHW: Tensor, num_classes: int, generator: BatchGenerator) -> Tensor:
     """Draw the masks of a batch: by class, box, blob, or none (all True: every image stays itself).
 
     Args:

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from torchvision.io import write_jpeg, write_png
 
+from classmix_core.batch_generator import BatchGenerator
 from tests.trees import build_cityscapes, build_voc
 
 
 @pytest.fixture
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(20)
+def generator() -> BatchGenerator:
+    return BatchGenerator().manual_seed(20)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from classmix_core.augment import (
     jitter_matrix,
     to_float,
 )
+from classmix_core.batch_generator import BatchGenerator
 
 SHAPE_BCHW = (5, 3, 13, 11)
 
@@ -40,7 +41,7 @@ def test_to_float_maps_0_to_0_and_255_to_1() -> None:
     assert to_float(image).tolist() == pytest.approx([0, 0.2, 1])
 
 
-def test_flip_mirrors_image_and_label_together_or_not_at_all(generator: torch.Generator) -> None:
+def test_flip_mirrors_image_and_label_together_or_not_at_all(generator: BatchGenerator) -> None:
     label = torch.randint(0, 256, (400, 2, 5), dtype=torch.uint8, generator=generator)
     image = torch.stack((label, label // 2, 255 - label), 1).float()
     flipped_image, flipped_label = flip(image, label, generator)
@@ -100,12 +101,12 @@ def test_half_a_turn_of_the_hue_gives_the_opposite_colour(image: Tensor) -> None
 
 @pytest.mark.parametrize(("strength", "probability"), [(0.0, 1.0), (0.25, 0.0)])
 def test_jitter_of_strength_or_probability_0_changes_nothing(
-    strength: float, probability: float, image: Tensor, generator: torch.Generator
+    strength: float, probability: float, image: Tensor, generator: BatchGenerator
 ) -> None:
     torch.testing.assert_close(color_jitter(image, strength, probability, generator), image, rtol=0, atol=1e-6)
 
 
-def test_jitter_draws_brightness_uniformly_within_its_strength(generator: torch.Generator) -> None:
+def test_jitter_draws_brightness_uniformly_within_its_strength(generator: BatchGenerator) -> None:
     """On grey images of one colour nothing but brightness shows."""
     grey = torch.full((4000, 3, 1, 1), 0.5)
     factor_B = color_jitter(grey, 0.25, 1.0, generator)[:, 1, 0, 0] / 0.5
@@ -115,13 +116,13 @@ def test_jitter_draws_brightness_uniformly_within_its_strength(generator: torch.
     assert float(factor_B.std()) == pytest.approx(0.5 / math.sqrt(12), rel=0.05)
 
 
-def test_jitter_changes_each_image_with_its_probability(generator: torch.Generator) -> None:
+def test_jitter_changes_each_image_with_its_probability(generator: BatchGenerator) -> None:
     image = torch.rand(2000, 3, 1, 2, generator=generator) * 0.2 + 0.4
     changed_B = (color_jitter(image, 0.25, 0.8, generator) - image).abs().amax((1, 2, 3)) > 1e-5
     assert abs(float(changed_B.float().mean()) - 0.8) < 4 * math.sqrt(0.16 / 2000)
 
 
-def test_jitter_stays_between_0_and_1(generator: torch.Generator) -> None:
+def test_jitter_stays_between_0_and_1(generator: BatchGenerator) -> None:
     image = torch.rand(50, 3, 4, 5, generator=generator)
     changed = color_jitter(image, 0.5, 1.0, generator)
     assert changed.min() == 0
@@ -142,14 +143,14 @@ def sigma_of(blurred_BCHW: Tensor) -> Tensor:
     return (-1 / (2 * ratio_B.log())).sqrt()
 
 
-def test_blur_agrees_with_torchvision_at_9_taps(generator: torch.Generator) -> None:
+def test_blur_agrees_with_torchvision_at_9_taps(generator: BatchGenerator) -> None:
     image = impulse_and_noise(6)
     blurred = gaussian_blur(image, 1.15, 1.0, generator)
     for before, after, sigma in zip(image, blurred, sigma_of(blurred).tolist(), strict=True):
         torch.testing.assert_close(after, reference.gaussian_blur(before, [9, 9], [sigma, sigma]), rtol=0, atol=1e-5)
 
 
-def test_blur_draws_sigma_uniformly_up_to_its_maximum(generator: torch.Generator) -> None:
+def test_blur_draws_sigma_uniformly_up_to_its_maximum(generator: BatchGenerator) -> None:
     sigma_B = sigma_of(gaussian_blur(impulse_and_noise(500), 1.15, 1.0, generator))
     assert BLUR_SIGMA_MIN - 1e-3 < sigma_B.min() < 0.2
     assert 1.1 < sigma_B.max() < 1.151
@@ -157,18 +158,18 @@ def test_blur_draws_sigma_uniformly_up_to_its_maximum(generator: torch.Generator
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
-def test_blur_touches_each_image_with_its_probability(probability: float, generator: torch.Generator) -> None:
+def test_blur_touches_each_image_with_its_probability(probability: float, generator: BatchGenerator) -> None:
     beside_B = gaussian_blur(impulse_and_noise(400), 1.15, probability, generator)[:, 0, 9, 13]
     changed_B = beside_B > 0  # 2e-10 at the smallest sigma
     assert abs(float(changed_B.float().mean()) - probability) <= 4 * math.sqrt(probability * (1 - probability) / 400)
 
 
-def test_blur_keeps_an_even_image_even(generator: torch.Generator) -> None:
+def test_blur_keeps_an_even_image_even(generator: BatchGenerator) -> None:
     image = torch.full((3, 3, 9, 8), 0.7)
     torch.testing.assert_close(gaussian_blur(image, 1.15, 1.0, generator), image)
 
 
-def test_what_is_given_is_left_as_it_was(image: Tensor, generator: torch.Generator) -> None:
+def test_what_is_given_is_left_as_it_was(image: Tensor, generator: BatchGenerator) -> None:
     label = torch.zeros(5, 13, 11, dtype=torch.uint8)
     image_before, label_before = image.clone(), label.clone()
     flip(image, label, generator)

@@ -7,6 +7,7 @@ import copy
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.optim.swa_utils import update_bn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from classmix_core.augment import to_float
+from classmix_core.batch_generator import BatchGenerator
 from classmix_core.classmix import Batch, ClassMix, Mixed, StepResult, mix_unlabelled, pseudo_label
 from classmix_core.config import MIXES, WEIGHTS, ClassMixConfig, ModelConfig, OptimConfig
 from classmix_core.constants import IGNORE_INDEX
@@ -27,6 +29,7 @@ from classmix_core.errors import InvalidValue
 from classmix_core.losses import labelled_loss, sigmoid_ramp
 from classmix_core.models import build_model
 from classmix_core.optim import build_optimizer, build_schedule
+from classmix_core.workers import from_next_worker, mean_over_workers
 
 L, U, K, H, W = 2, 3, 5, 11, 13
 
@@ -60,7 +63,7 @@ def make_step(
     student = small_network() if network is None else network
     optimizer = build_optimizer(student, (), OptimConfig(lr=lr)) if lr else torch.optim.SGD(student.parameters(), 0.0)
     config = ClassMixConfig(**{k: options.pop(k) for k in list(options) if k in ClassMixConfig.__dataclass_fields__})
-    options.setdefault("generator", torch.Generator().manual_seed(seed))
+    options.setdefault("generator", BatchGenerator().manual_seed(seed))
     teacher, schedule = make_teacher(student), build_schedule(optimizer, steps, 0.9)
     return ClassMix(student, teacher, optimizer, schedule, num_classes=K, config=config, steps=steps, **options)
 
@@ -113,7 +116,7 @@ def test_pseudo_label_is_the_teachers_argmax_and_its_softmax_probability() -> No
 
 @pytest.mark.parametrize("mix", MIXES)
 def test_image_i_is_pasted_onto_image_i_plus_1_with_its_labels_and_confidences(
-    mix: str, generator: torch.Generator
+    mix: str, generator: BatchGenerator
 ) -> None:
     teacher, batch = pixel_network(), make_batch()
     image, padding = to_float(batch.image_UCHW), batch.padding_UHW
@@ -133,7 +136,7 @@ def test_image_i_is_pasted_onto_image_i_plus_1_with_its_labels_and_confidences(
     assert torch.equal(mixed.target_UCHW, image[[1, 2, 0]])
 
 
-def test_the_class_mask_is_half_of_the_classes_that_the_teacher_sees_in_the_source(generator: torch.Generator) -> None:
+def test_the_class_mask_is_half_of_the_classes_that_the_teacher_sees_in_the_source(generator: BatchGenerator) -> None:
     teacher, image = pixel_network(), to_float(make_batch().image_UCHW)
     padding = torch.zeros(U, H, W, dtype=torch.uint8)
     mixed = mix_unlabelled(teacher, image, padding, K, ClassMixConfig(), generator)
@@ -143,7 +146,7 @@ def test_the_class_mask_is_half_of_the_classes_that_the_teacher_sees_in_the_sour
         assert chosen.isdisjoint(label[~mask].tolist())
 
 
-def test_padding_is_never_chosen_by_class(generator: torch.Generator) -> None:
+def test_padding_is_never_chosen_by_class(generator: BatchGenerator) -> None:
     padding = torch.zeros(U, H, W, dtype=torch.uint8)
     padding[:, :, ::2] = IGNORE_INDEX
     image = to_float(make_batch().image_UCHW)
@@ -154,7 +157,7 @@ def test_padding_is_never_chosen_by_class(generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("strong", ["jitter", "blur"])
-def test_only_the_mixed_image_is_augmented_strongly(strong: str, generator: torch.Generator) -> None:
+def test_only_the_mixed_image_is_augmented_strongly(strong: str, generator: BatchGenerator) -> None:
     image, padding = to_float(make_batch().image_UCHW), torch.zeros(U, H, W, dtype=torch.uint8)
     config = ClassMixConfig(**{"mix": "none", "jitter": 0, "blur": 0, strong: 0.5, f"{strong}_probability": 1})
     mixed = mix_unlabelled(pixel_network(), image, padding, K, config, generator)
@@ -177,7 +180,7 @@ def hand_made(confidence_UHW: Tensor, ignored: slice | None = None) -> Mixed:
 
 def losses_of(step: ClassMix, mixed: Mixed, index: int = 0) -> StepResult:
     batch = make_batch()
-    return step.semi_supervised_loss(to_float(batch.image_LCHW), batch.label_LHW, mixed, index)
+    return step.losses(*step.semi_supervised_targets(to_float(batch.image_LCHW), batch.label_LHW, mixed, index))
 
 
 @pytest.mark.parametrize("weight", ["image", "batch", "pixel"])
@@ -527,8 +530,9 @@ def test_the_mean_loss_of_two_workers_is_the_loss_of_one_with_both_batches(weigh
     def loss(mean_over_workers: Callable[[Tensor], Tensor], rank: int | None) -> StepResult:
         step = make_step(network, weight=weight, tau=0.8, mean_over_workers=mean_over_workers)
         if rank is None:
-            return step.semi_supervised_loss(*labelled, mixed, 4)
-        return step.semi_supervised_loss(*(t[2 * rank : 2 * rank + 2] for t in labelled), part(mixed, rank, 3), 4)
+            return step.losses(*step.semi_supervised_targets(*labelled, mixed, 4))
+        own = [tensor[2 * rank : 2 * rank + 2] for tensor in labelled]
+        return step.losses(*step.semi_supervised_targets(*own, part(mixed, rank, 3), 4))
 
     def note(value: Tensor) -> Tensor:
         counts.append(value)
@@ -540,57 +544,78 @@ def test_the_mean_loss_of_two_workers_is_the_loss_of_one_with_both_batches(weigh
     assert counts[0][0] < 0.8 * counts[1][0]
     workers = [loss(lambda _: mean, rank) for rank in (0, 1)]
     whole = loss(lambda value: value, None)
-    for name in ("loss", "loss_labelled", "loss_unlabelled"):
+    for name in StepResult._fields:
         torch.testing.assert_close(sum(getattr(worker, name) for worker in workers) / 2, getattr(whole, name))
 
 
-STEPS, WORKERS = 4, 2
+COMBINATIONS = list(product(MIXES, WEIGHTS))
 
 
 def train_on(rank: int, workers: int, sync_file: str, out: str) -> None:
-    """Train on this rank's share of a fixed stream of batches and save the networks."""
+    """Train on this rank's part of a fixed stream of batches, for each mask and lambda, and save the networks."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{sync_file}", rank=rank, world_size=workers)
-    student = group_network()
-    wrapped = nn.parallel.DistributedDataParallel(student)
-
-    def mean_over_workers(value: Tensor) -> Tensor:
-        value = value.clone()
-        torch.distributed.all_reduce(value)
-        return value / workers
-
-    step = make_step(student, lr=0.1, tau=0.4, mix="none", weight="batch", mean_over_workers=mean_over_workers, **PLAIN)
-    step.student = wrapped
-    step.teacher = make_teacher(student)
-    shares = []
-    for index in range(STEPS):
-        batch = make_batch(index, labelled=4, unlabelled=6)
-        batch.label_LHW[:2, :5] = IGNORE_INDEX
-        labelled, unlabelled = batch[:2], batch[2:]
-        mine = [t[rank * len(t) // workers : (rank + 1) * len(t) // workers] for t in (*labelled, *unlabelled)]
-        shares.append(step.step(Batch(*mine), index).lambda_)
+    wrap = partial(nn.parallel.DistributedDataParallel, broadcast_buffers=False)
+    exchange = {"mean_over_workers": mean_over_workers, "from_next_worker": from_next_worker}
+    trained = [train_combination(mix, weight, rank, workers, wrap=wrap, **exchange) for mix, weight in COMBINATIONS]
     if rank == 0:
-        torch.save((student.state_dict(), step.teacher.state_dict(), torch.stack(shares)), out)
+        torch.save(trained, out)
     torch.distributed.barrier()  # one that leaves early makes the other abort, seen on a busy machine
     torch.distributed.destroy_process_group()
 
 
+def train_combination(
+    mix: str,
+    weight: str,
+    rank: int,
+    workers: int,
+    wrap: Callable[[nn.Module], nn.Module] = lambda net: net,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """20 steps with everything that is random on; student, teacher, and lambda at each step."""
+    generator = BatchGenerator(rank=rank, world_size=workers).manual_seed(16)
+    step = make_step(group_network(), lr=0.02, tau=0.3, mix=mix, weight=weight, generator=generator, **options)
+    student, shares = step.student, []
+    step.student = wrap(student)
+    for index in range(20):
+        batch = make_batch(index, labelled=4, unlabelled=8)
+        batch.label_LHW[:2, :5] = IGNORE_INDEX
+        mine = [tensor[rank * len(tensor) // workers : (rank + 1) * len(tensor) // workers] for tensor in batch]
+        shares.append(step.mean_over_workers(step.step(Batch(*mine), index).lambda_))
+    networks = {"student": student.state_dict(), "teacher": step.teacher.state_dict()}
+    weights = {f"{which}.{name}": value for which, state in networks.items() for name, value in state.items()}
+    return weights | {"lambda": torch.stack(shares)}
+
+
+def assert_same_training(found: dict[str, Tensor], whole: dict[str, Tensor]) -> None:
+    for name, value in whole.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def one_worker() -> list[dict[str, Tensor]]:
+    trained = [train_combination(mix, weight, 0, 1) for mix, weight in COMBINATIONS]
+    start = group_network().state_dict()
+    for (mix, weight), whole in zip(COMBINATIONS, trained, strict=True):
+        assert any(not torch.allclose(start[name], whole[f"student.{name}"], atol=1e-3) for name in start)
+        trivial = ((whole["lambda"] < 0.02) | (whole["lambda"] > 0.98)).all()
+        assert trivial == (weight == "constant"), (mix, weight, whole["lambda"])
+    return trained
+
+
+def test_a_step_in_two_pieces_trains_the_same_weights(one_worker: list[dict[str, Tensor]]) -> None:
+    for (mix, weight), whole in zip(COMBINATIONS, one_worker, strict=True):
+        assert_same_training(train_combination(mix, weight, 0, 1, accumulate=2), whole)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
-def test_two_processes_train_the_same_weights_as_one_with_twice_the_batch(tmp_path: Path) -> None:
-    results = []
-    for workers in (1, WORKERS):
-        out = tmp_path / f"{workers}.pt"
-        torch.multiprocessing.spawn(train_on, (workers, str(tmp_path / f"sync{workers}"), str(out)), workers)
-        results.append(torch.load(out))
-    (student, teacher, shares), (student_2, teacher_2, shares_2) = results
-    assert ((shares > 0.05) & (shares < 0.95)).all(), "lambda is trivial, so that it proves nothing"
-    torch.testing.assert_close(shares_2, shares)
-    start = group_network().state_dict()
-    for name in student:
-        torch.testing.assert_close(student_2[name], student[name], rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(teacher_2[name], teacher[name], rtol=1e-4, atol=1e-6)
-    assert any(not torch.allclose(start[name], student[name], atol=1e-3) for name in start)
+def test_two_workers_train_the_same_weights_as_one_with_the_same_batch(
+    tmp_path: Path, one_worker: list[dict[str, Tensor]]
+) -> None:
+    torch.multiprocessing.spawn(train_on, (2, str(tmp_path / "sync"), str(tmp_path / "out")), 2)
+    for found, whole in zip(torch.load(tmp_path / "out"), one_worker, strict=True):
+        assert_same_training(found, whole)
 
 
 # ---- configuration
@@ -628,7 +653,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def cuda_step(cuda: torch.device, network: nn.Module, **options: Any) -> ClassMix:
-    return make_step(network.to(cuda), generator=torch.Generator(cuda).manual_seed(16), **options)
+    return make_step(network.to(cuda), generator=BatchGenerator(cuda).manual_seed(16), **options)
 
 
 def to(batch: Batch, device: torch.device) -> Batch:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from classmix_core.batch_generator import BatchGenerator
 from classmix_core.config import MIXES
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.mixing import (
@@ -47,7 +48,7 @@ def present_and_chosen(label_HW: Tensor, mask_HW: Tensor) -> tuple[set[int], set
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
-def test_class_mask_is_whole_classes_and_half_of_those_present(dtype: torch.dtype, generator: torch.Generator) -> None:
+def test_class_mask_is_whole_classes_and_half_of_those_present(dtype: torch.dtype, generator: BatchGenerator) -> None:
     label_BHW = labels(dtype)
     for _ in range(20):
         mask_BHW = sample_class_mask(label_BHW, CLASSES, generator)
@@ -60,7 +61,7 @@ def test_class_mask_is_whole_classes_and_half_of_those_present(dtype: torch.dtyp
             assert not inside & outside, "a class was cut apart"
 
 
-def test_class_mask_is_empty_where_one_class_or_none_is_present(generator: torch.Generator) -> None:
+def test_class_mask_is_empty_where_one_class_or_none_is_present(generator: BatchGenerator) -> None:
     label_BHW = labels()
     for _ in range(20):
         assert not sample_class_mask(label_BHW, CLASSES, generator)[3:].any()
@@ -68,7 +69,7 @@ def test_class_mask_is_empty_where_one_class_or_none_is_present(generator: torch
 
 @pytest.mark.parametrize("present", [(0, 2, 3, 5), (0, 1, 2, 4, 5)])
 def test_class_mask_draws_every_set_of_classes_equally_often(
-    present: tuple[int, ...], generator: torch.Generator
+    present: tuple[int, ...], generator: BatchGenerator
 ) -> None:
     draws, size = 12_000, len(present) // 2
     rows = torch.tensor([*present, present[0], present[0], IGNORE_INDEX])  # a common class is not drawn more often
@@ -81,7 +82,7 @@ def test_class_mask_draws_every_set_of_classes_equally_often(
         assert abs(share - expected) < 4.5 * math.sqrt(expected * (1 - expected) / draws)
 
 
-def test_cut_mask_is_one_box_of_half_the_area(generator: torch.Generator) -> None:
+def test_cut_mask_is_one_box_of_half_the_area(generator: BatchGenerator) -> None:
     height, width = 17, 26
     mask_BHW = sample_cut_mask(torch.Size((200, height, width)), generator)
     for mask_HW in mask_BHW:
@@ -94,7 +95,7 @@ def test_cut_mask_is_one_box_of_half_the_area(generator: torch.Generator) -> Non
         assert abs(int(mask_HW.sum()) - height * width / 2) <= (height + width) / 2 + 0.25
 
 
-def test_cut_mask_varies_in_aspect_and_reaches_every_edge(generator: torch.Generator) -> None:
+def test_cut_mask_varies_in_aspect_and_reaches_every_edge(generator: BatchGenerator) -> None:
     height, width = 17, 26
     mask_BHW = sample_cut_mask(torch.Size((400, height, width)), generator)
     heights, widths = mask_BHW.any(2).sum(1), mask_BHW.any(1).sum(1)
@@ -106,7 +107,7 @@ def test_cut_mask_varies_in_aspect_and_reaches_every_edge(generator: torch.Gener
         assert 0.05 < line_B.float().mean() < 0.95
 
 
-def test_cow_mask_covers_about_half(generator: torch.Generator) -> None:
+def test_cow_mask_covers_about_half(generator: BatchGenerator) -> None:
     share_B = sample_cow_mask(torch.Size((300, 48, 70)), generator).float().mean((1, 2))
     assert abs(float(share_B.mean()) - 0.5) < 0.01
     assert 0.3 < share_B.min() < share_B.max() < 0.7
@@ -120,7 +121,7 @@ def crossing_rate(sigma: float) -> float:
 
 @pytest.mark.parametrize("height", [64, 128])
 @pytest.mark.parametrize("along", ["rows", "columns"])
-def test_cow_mask_has_blobs_that_grow_with_the_height(height: int, along: str, generator: torch.Generator) -> None:
+def test_cow_mask_has_blobs_that_grow_with_the_height(height: int, along: str, generator: BatchGenerator) -> None:
     mask_BHW = sample_cow_mask(torch.Size((150, height, 96)), generator)
     if along == "columns":
         mask_BHW = mask_BHW.transpose(1, 2)
@@ -133,7 +134,7 @@ def test_cow_mask_has_blobs_that_grow_with_the_height(height: int, along: str, g
     assert float(rate_B.min()) == pytest.approx(crossing_rate(sigmas[-1]), rel=0.4)
 
 
-def test_no_mix_leaves_every_image_itself(generator: torch.Generator) -> None:
+def test_no_mix_leaves_every_image_itself(generator: BatchGenerator) -> None:
     mask_BHW = sample_mask("none", labels(), CLASSES, generator)
     assert mask_BHW.dtype == torch.bool
     assert mask_BHW.all()
@@ -144,7 +145,7 @@ def test_the_mask_is_drawn_from_the_generator_alone(mix: str) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     first, second, other = (
-        sample_mask(mix, labels(), CLASSES, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
+        sample_mask(mix, labels(), CLASSES, BatchGenerator().manual_seed(seed)) for seed in (3, 3, 4)
     )
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(first, second)
@@ -152,8 +153,8 @@ def test_the_mask_is_drawn_from_the_generator_alone(mix: str) -> None:
 
 
 def test_each_mix_is_the_mask_of_its_name() -> None:
-    def seeded() -> torch.Generator:
-        return torch.Generator().manual_seed(8)
+    def seeded() -> BatchGenerator:
+        return BatchGenerator().manual_seed(8)
 
     by_class = sample_class_mask(labels(), CLASSES, seeded())
     assert torch.equal(sample_mask("class", labels(), CLASSES, seeded()), by_class)
@@ -161,7 +162,7 @@ def test_each_mix_is_the_mask_of_its_name() -> None:
     assert torch.equal(sample_mask("cow", labels(), CLASSES, seeded()), sample_cow_mask(SHAPE_BHW, seeded()))
 
 
-def test_paste_shows_the_source_in_the_mask_and_the_target_elsewhere(generator: torch.Generator) -> None:
+def test_paste_shows_the_source_in_the_mask_and_the_target_elsewhere(generator: BatchGenerator) -> None:
     source, target = torch.rand(2, 5, 3, 7, 11, generator=generator)
     mask = torch.rand(5, 7, 11, generator=generator) < 0.4
     pasted, pasted_label = paste(source, target, mask), paste(source[:, 0], target[:, 0], mask)
