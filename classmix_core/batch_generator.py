@@ -18,10 +18,14 @@ class BatchGenerator(torch.Generator):
     """
 
     def __new__(cls, device: torch.device | str = "cpu", rank: int = 0, world_size: int = 1) -> Self:
-        return super().__new__(cls, device)
+        return super().__new__(cls, device)  # type: ignore[call-arg]
 
     def __init__(self, device: torch.device | str = "cpu", rank: int = 0, world_size: int = 1) -> None:
         self.rank, self.world_size = rank, world_size
+
+    def manual_seed(self, seed: int) -> Self:
+        super().manual_seed(seed)
+        return self
 
     def rand(self, *shape: int, batch_dim: int = 0) -> Tensor:
         """Uniform in 0..1, float32 of `shape`: that of this worker's part, which has its images along `batch_dim`."""

@@ -264,8 +264,8 @@ class ClassMix:
 
     def without_averaging(self) -> AbstractContextManager[None]:
         """Gradients stay on each worker while the block lasts."""
-        wrapped = isinstance(self.student, nn.parallel.DistributedDataParallel)
-        return self.student.no_sync() if wrapped else nullcontext()
+        student = self.student
+        return student.no_sync() if isinstance(student, nn.parallel.DistributedDataParallel) else nullcontext()
 
     def supervised_targets(self, image_LCHW: Tensor, label_LHW: Tensor) -> tuple[Targets, PixelCounts]:
         valid_pixels = self.mean_over_workers((label_LHW != IGNORE_INDEX).sum().float())

@@ -59,10 +59,10 @@ class DataConfig:
     """Mirror training images at random."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Range of the random zoom of training images; below 1 pads, above 1 cuts."""
-    batch_labelled: int = 4
-    """Labelled images a step, on each worker."""
-    batch_unlabelled: int = 4
-    """Unlabelled images a step, on each worker; as many mixed ones come of them."""
+    batch_labelled: int | None = None
+    """Labelled images a step, over all workers, which share them evenly. Unset: 4 for each worker."""
+    batch_unlabelled: int | None = None
+    """Unlabelled images a step, over all workers; as many mixed ones come of them. Unset: 4 for each worker."""
     loader_workers: int = 0
     """Loader processes for each of labelled and unlabelled images, on each worker; 0 loads in the training process."""
     cache: Literal["none", "disk"] = "none"
@@ -96,9 +96,10 @@ class DataConfig:
             require(size is None or min(size) >= 8, name, f"{name} >= 8 pixels each way", size)
         low, high = self.scale
         require(0 < low <= high, "scale", "0 < low <= high", self.scale)
-        require(self.batch_labelled >= 1, "batch_labelled", "batch_labelled >= 1", self.batch_labelled)
-        rule = "batch_unlabelled >= 2 (one image is pasted onto another)"
-        require(self.batch_unlabelled >= 2, "batch_unlabelled", rule, self.batch_unlabelled)
+        value = self.batch_labelled
+        require(value is None or value >= 1, "batch_labelled", "batch_labelled >= 1", value)
+        rule, value = "batch_unlabelled >= 2 (one image is pasted onto another)", self.batch_unlabelled
+        require(value is None or value >= 2, "batch_unlabelled", rule, value)
         require(self.loader_workers >= 0, "loader_workers", "loader_workers >= 0", self.loader_workers)
 
 
@@ -125,6 +126,9 @@ class ModelConfig:
     batch_norm: BatchNormMode = "trained"
     """deeplabv2 and torchvision's, batch norms of the backbone: trained; frozen_affine, weight and bias frozen and the
     batch's statistics used (the authors' code); frozen, all as in `weights`."""
+    sync_bn: bool = False
+    """Batch norms use the statistics of all workers' images, not of each worker's own; slower. No effect on one
+    worker, nor across the pieces of `accumulate`."""
 
     def __post_init__(self) -> None:
         known = self.name in OWN_NETWORKS + TORCHVISION_NETWORKS or (

@@ -19,6 +19,7 @@ from harness.atomic import write_text
 from harness.cli.display import TrainingDisplay, out, show_result
 from harness.cli.exit_code import run_command
 from harness.cli.options import CommonOptions, add_common_options
+from harness.config.batch_size import used_sizes, with_batch_size
 from harness.config.parser import Parser, make_parser
 from harness.config.train import TrainConfig, add_train_config, flatten, load_config, to_yaml, train_config
 from harness.errors import DONE, UserError
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from harness.tracking import Run
 
 EXPERIMENT = "train"
-RESUME_MAY_CHANGE = ("data.cache", "data.cache_dir", "data.loader_workers")
-"""No result depends on these."""
+RESUME_MAY_CHANGE = ("data.cache", "data.cache_dir", "data.loader_workers", "gpus", "workers", "accumulate")
+"""No result depends on these, but for batch norms, which see what one worker has of a batch, or a piece of it."""
 
 
 def build_parser() -> Parser:
@@ -54,7 +55,8 @@ def main(args: Sequence[str] | None = None) -> int:
         folder = run_dir.new_folder(options.storage, options.name, "train")
     from harness.cli import lifecycle, preflight  # torch and MLflow, which take seconds to import
 
-    workers, gpus = preflight.workers_and_gpus(config, options, parsed.wait)
+    workers, gpus = preflight.workers_and_gpus(config, options, parsed.wait, words)
+    config = with_batch_size(config, workers)
     if not options.resume:
         preflight.check_data_and_network(config)
         run_record = start_run(config, folder, options.uri)
@@ -62,12 +64,14 @@ def main(args: Sequence[str] | None = None) -> int:
         "resuming" if options.resume else "training",
         f"{gpus} GPU(s)" if gpus else f"CPU, {workers} worker(s)",
     )
-    what = f"{config.data.name}, {config.model.name}, {config.steps} steps, {place}"
+    batch = " + ".join(map(str, used_sizes(config).values()))
+    what = f"{config.data.name}, {config.model.name}, {config.steps} steps of {batch} images, {place}"
     out.print(f"[bold]{verb} {escape(run_dir.display_path(folder))}[/]  {escape(what)}")
     with run_dir.run_lock(folder):
         run = lifecycle.reopen_run(run_record)
         resume = run_dir.resume_command("harness.train", folder, options.storage_path, options.address)
         with lifecycle.run_lifecycle(run, run_record, folder, resume):
+            run.tags({"harness.workers": str(workers), "harness.gpus": str(gpus)})
             run.params(flatten(config))  # once more when it is resumed, in case it was cut short
             run.files(folder, "config.yaml", "classes.json")
             metrics = train_and_publish(config, folder, run, workers, gpus, options)

@@ -18,7 +18,8 @@ from harness import run_dir
 from harness.atomic import write_text
 from harness.cli.exit_code import run_command
 from harness.cli.options import CommonOptions, add_common_options
-from harness.config.parser import Parser, make_parser
+from harness.config.batch_size import require_divisible, with_batch_size
+from harness.config.parser import Parser, make_parser, naming
 from harness.config.search import Resources, SearchConfig, read_space
 from harness.config.train import TrainConfig, check_types, flatten, load_config, to_yaml, train_config
 from harness.errors import DONE, INTERRUPTED, UserError
@@ -124,6 +125,9 @@ def new_study(parsed: Namespace, args: Sequence[str] | None) -> tuple[SearchConf
         except ValueError as error:
             raise UserError(f"--gpus-per-trial: {error}") from error
         search = dataclasses.replace(search, resources=resources)
+    base = with_batch_size(base, search.resources.workers_per_trial)
+    with naming(str(source)):
+        require_divisible(base, search.resources.workers_per_trial)
     return search, base, source
 
 

@@ -2,7 +2,7 @@
 and weights, metric, output folders."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from classmix_core.errors import DataError, InvalidValue
 from classmix_core.models import build_model
 from harness.cli.display import out, show_check, warn
 from harness.cli.options import CommonOptions
+from harness.config.batch_size import most_workers, require_divisible
 from harness.config.search import Resources
 from harness.config.train import TrainConfig
 from harness.errors import UserError
@@ -49,14 +50,15 @@ def check_data_and_network(config: TrainConfig, roles: tuple[Role, ...] = EVALUA
         raise UserError(f"model.{error.field}: {error}") from error
 
 
-def workers_and_gpus(config: TrainConfig, options: CommonOptions, wait: bool) -> tuple[int, int]:
-    """How many workers and GPUs a training uses.
+def workers_and_gpus(config: TrainConfig, options: CommonOptions, wait: bool, words: Sequence[str]) -> tuple[int, int]:
+    """How many workers and GPUs a training uses: where it does not say, as many as can share its batch.
 
     Args:
         wait: GPUs that the cluster does not have yet are waited for.
+        words: of the command line, for the message.
 
     Raises:
-        UserError: more GPUs than there are.
+        UserError: more GPUs than there are, or workers that cannot share the batch evenly.
     """
     there, where = available(options.address)
     gpus_there = int(there.get("GPU", 0))
@@ -74,7 +76,11 @@ def workers_and_gpus(config: TrainConfig, options: CommonOptions, wait: bool) ->
             + (" (CPU)" if not gpus_there else "")
             + (", or add --wait to queue" if options.address else "")
         )
-    return (gpus or config.workers or 1), gpus
+    if config.gpus is None and config.workers is None and gpus > 1:
+        gpus = most_workers(config, gpus)
+    workers = gpus or config.workers or 1
+    require_divisible(config, workers, gpus, words)
+    return workers, gpus
 
 
 def check_trial_resources(resources: Resources, address: str | None) -> None:

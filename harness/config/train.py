@@ -73,7 +73,10 @@ class TrainConfig:
     gpus: int | None = None
     """GPUs to train on, one worker each. Unset: all that the machine has; 0: CPU."""
     workers: int | None = None
-    """Data parallel workers, each with its own batch. Unset: one a GPU, or one on CPU."""
+    """Data parallel workers, which share each batch. Unset: one a GPU, or one on CPU."""
+    accumulate: int = 1
+    """Forward and backward passes a step, each over an equal piece of a worker's share of the batch: for batches that
+    do not fit into memory."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the networks under autocast."""
     channels_last: bool = False
@@ -88,7 +91,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", "seed >= 0", self.seed)
-        for name in ("steps", "eval_every", "log_every"):
+        for name in ("steps", "eval_every", "log_every", "accumulate"):
             value = getattr(self, name)
             require(value >= 1, name, f"{name} >= 1", value)
         for name in ("checkpoint_every", "workers"):

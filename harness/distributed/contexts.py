@@ -10,6 +10,7 @@ import torch
 from ray.actor import ActorHandle
 from torch import Tensor, nn
 
+from classmix_core.workers import from_next_worker, mean_over_workers
 from harness.errors import TrialPruned
 from harness.training.context import Progress
 
@@ -73,12 +74,17 @@ class RayTrainContext:
         self.progress_actor = progress_actor
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        return ray.train.torch.prepare_model(model)
+        # each worker keeps running statistics of its own, and the trainer averages them: rank 0's would count alone
+        return ray.train.torch.prepare_model(model, parallel_strategy_kwargs={"broadcast_buffers": False})
 
     def mean(self, value: Tensor) -> Tensor:
-        value = value.clone()
-        torch.distributed.all_reduce(value)
-        return value / self.world_size
+        return mean_over_workers(value)
+
+    def from_next_worker(self, value: Tensor) -> Tensor:
+        return from_next_worker(value)
+
+    def barrier(self) -> None:
+        torch.distributed.barrier(device_ids=[self.device.index or 0] if self.device.type == "cuda" else None)
 
     def show(self, progress: Progress) -> None:
         self.progress_actor.put.remote(progress)

@@ -80,23 +80,19 @@ def load_file_safely(path: Path) -> State:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def random_state(generator: torch.Generator) -> State:
-    """Of the step's generator and of torch's own, which dropout draws from."""
-    state = {"generator": generator.get_state(), "torch": torch.get_rng_state()}
-    if generator.device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(generator.device)
+def random_state(device: torch.device) -> State:
+    """Of torch's own generators, which dropout draws from."""
+    state = {"torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def set_random_state(generator: torch.Generator, state: State) -> bool:
-    """Put back what `random_state` gave; False, and nothing done, where that was on another kind of device."""
-    if ("cuda" in state) != (generator.device.type == "cuda"):
-        return False
-    generator.set_state(state["generator"])
+def set_random_state(device: torch.device, state: State) -> None:
+    """Put back what `random_state` gave, as far as it is of this kind of device."""
     torch.set_rng_state(state["torch"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], generator.device)
-    return True
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

@@ -33,7 +33,15 @@ class TrainContext(Protocol):
         ...
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over all workers; also their barrier."""
+        """The mean of a tensor over all workers."""
+        ...
+
+    def from_next_worker(self, value: Tensor) -> Tensor:
+        """The tensor that the next worker passes; the last one gets that of the first."""
+        ...
+
+    def barrier(self) -> None:
+        """Return when every worker has called it."""
         ...
 
     def show(self, progress: Progress) -> None:
@@ -68,6 +76,12 @@ class LocalContext:
 
     def mean(self, value: Tensor) -> Tensor:
         return value
+
+    def from_next_worker(self, value: Tensor) -> Tensor:
+        return value
+
+    def barrier(self) -> None:
+        pass
 
     def report(self, metrics: dict[str, float]) -> None:
         pass

@@ -27,10 +27,11 @@ def training_set(config: DataConfig, samples: Samples, labels: bool, seed: int) 
 def train_dataloader(config: TrainConfig, data: Data, context: TrainContext, first_step: int) -> Iterator[Batch]:
     """Endless; without unlabelled images where they have no weight."""
 
-    def stream(samples: Samples, labels: bool, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream(samples: Samples, labels: bool, batch: int | None, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        assert batch is not None, "with_batch_size comes first"
         return training_batches(
             training_set(config.data, samples, labels, seed),
-            batch,
+            batch // context.world_size,
             seed=seed,
             rank=context.rank,
             world_size=context.world_size,

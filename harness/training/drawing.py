@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classmix_core.classmix import ClassMix, Mixed
+from classmix_core.batch_generator import BatchGenerator
+from classmix_core.classmix import ClassMix, Mixed, itself
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data import Data
 from classmix_core.data.loader import evaluation_batches
 from classmix_core.evaluate import predict
+from classmix_core.models.sync_norm import SyncBatchNorm
 from harness.config.train import TrainConfig
 from harness.training.dataloaders import training_set
 
@@ -107,7 +109,11 @@ def mix_first_images(classmix: ClassMix, config: TrainConfig, data: Data) -> Mix
     """A mix that leaves the training's random streams and the teacher's statistics as they are."""
     side, device = copy(classmix), classmix.generator.device
     side.teacher = deepcopy(classmix.teacher)
-    side.generator = torch.Generator(device).manual_seed(config.seed)
+    side.generator = BatchGenerator(device).manual_seed(config.seed)
+    side.accumulate, side.from_next_worker = 1, itself
+    for module in side.teacher.modules():
+        if isinstance(module, SyncBatchNorm):
+            module.mean_over_workers = itself
     samples = training_set(config.data, data.unlabelled, False, 0)
     rows = range(min(ROWS, len(data.unlabelled.names)))
     images, paddings = zip(*(samples[index, index] for index in rows), strict=True)

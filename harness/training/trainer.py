@@ -8,12 +8,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from classmix_core.batch_generator import BatchGenerator
 from classmix_core.classmix import ClassMix
+from classmix_core.config import Size
 from classmix_core.data import Role
 from classmix_core.data.samples import Samples
-from classmix_core.ema import make_teacher, running_statistics
-from classmix_core.models import build_model, head_prefixes
+from classmix_core.ema import running_statistics
+from classmix_core.models import head_prefixes
 from classmix_core.optim import build_optimizer, build_schedule
+from harness.config.batch_size import require_divisible, used_sizes, with_batch_size
 from harness.config.train import TrainConfig
 from harness.errors import Interrupted, RunFailed
 from harness.tracking import Run
@@ -22,7 +25,7 @@ from harness.training.context import Progress, TrainContext
 from harness.training.dataloaders import load_data_once, train_dataloader
 from harness.training.drawing import draw_panels
 from harness.training.evaluator import Evaluator
-from harness.training.pretrained import load_weights_into
+from harness.training.networks import build_networks
 from harness.training.train_metrics import TrainMetrics
 
 NETWORKS = ("student", "teacher")
@@ -65,10 +68,10 @@ class Trainer:
     """State of one worker, and the loop over it."""
 
     def __init__(self, job: TrainJob, context: TrainContext) -> None:
-        self.job, self.context, config = job, context, job.config
+        self.job, self.context, config = job, context, with_batch_size(job.config, context.world_size)
+        require_divisible(config, context.world_size)
         self.config, self.device = config, context.device
         self.data = load_data_once(config.data, job.roles)
-        self.own_seed = config.seed * 1_000_003 + context.rank  # where workers must differ
         self.evaluator = Evaluator(config, self.data, context)
         self.run_log = Run(job.tracking_uri, job.run_id) if context.rank == 0 else None
         self.next_step = 0
@@ -79,24 +82,16 @@ class Trainer:
         self.build()
 
     def build(self) -> None:
-        config = self.config
-        torch.manual_seed(config.seed)  # the same weights on every worker
-        self.model = build_model(config.model, len(self.data.classes))
-        if config.model.weights and checkpoint.newest(self.job.folder) is None:
-            load_weights_into(self.model, config.model.weights)
-        self.model.to(self.device)
-        if config.channels_last:
-            self.model.to(memory_format=torch.channels_last)
-        self.teacher = make_teacher(self.model)
-        torch.manual_seed(self.own_seed)  # what is dropped out differs by worker
-        self.generator = torch.Generator(self.device).manual_seed(self.own_seed)
-        if config.compile:
-            self.model.compile()
-            self.teacher.compile()
+        config, context = self.config, self.context
+        fresh = checkpoint.newest(self.job.folder) is None
+        self.model, self.teacher = build_networks(config, len(self.data.classes), self.image_size(), context, fresh)
+        seed = config.seed * 1_000_003
+        torch.manual_seed(seed + context.rank)  # what is dropped out differs by worker
+        self.generator = BatchGenerator(self.device, context.rank, context.world_size).manual_seed(seed)
         self.optimizer = build_optimizer(self.model, head_prefixes(config.model.name), config.optim)
         self.schedule = build_schedule(self.optimizer, config.steps, config.optim.power)
         self.classmix = ClassMix(
-            self.context.wrap(self.model),
+            context.wrap(self.model),
             self.teacher,
             self.optimizer,
             self.schedule,
@@ -106,9 +101,11 @@ class Trainer:
             generator=self.generator,
             flips=config.data.flip,
             precision=config.precision,
-            mean_over_workers=self.context.mean if self.context.world_size > 1 else lambda value: value,
+            accumulate=config.accumulate,
+            mean_over_workers=context.mean,
+            from_next_worker=context.from_next_worker,
         )
-        self.train_metrics = TrainMetrics(self.device, self.images_per_step())
+        self.train_metrics = TrainMetrics(self.device, sum(used_sizes(config).values()))
         self.networks = dict(zip(NETWORKS, (self.model, self.teacher), strict=True))
         self.evaluated = self.networks[config.eval.network]
 
@@ -124,14 +121,17 @@ class Trainer:
             "best": self.best,
             "metrics": self.metrics,
             "unevaluated": self.unevaluated,
+            "generator": self.generator.get_state(),
+            "device": self.device.type,
         }
 
     def save(self) -> None:
         self.average_buffers()
         if self.run_log:
             self.run_log.flush()  # a run that goes on from here does not log these steps again
-        own = checkpoint.random_state(self.generator)
-        checkpoint.save(self.job.folder, self.next_step, self.shared_state, own, self.context.rank, self.barrier)
+        own = checkpoint.random_state(self.device)
+        barrier = self.context.barrier
+        checkpoint.save(self.job.folder, self.next_step, self.shared_state, own, self.context.rank, barrier)
 
     def restore(self) -> None:
         """Go on from the newest checkpoint of the run's folder, if there is one."""
@@ -147,12 +147,12 @@ class Trainer:
         self.teacher.load_state_dict(shared["teacher"])
         self.optimizer.load_state_dict(shared["optimizer"])
         self.schedule.load_state_dict(shared["schedule"])
-        if own is None or not checkpoint.set_random_state(self.generator, own):
-            # more workers than before, or another device: a stream of its own, no longer that of a straight run
-            self.generator.manual_seed(self.own_seed + self.next_step)
-
-    def barrier(self) -> None:
-        self.context.mean(torch.zeros(1, device=self.device))
+        if shared["device"] == self.device.type:
+            self.generator.set_state(shared["generator"])
+        else:  # whose numbers differ: another stream, no longer that of a straight run
+            self.generator.manual_seed(self.config.seed * 1_000_003 + self.next_step)
+        if own is not None:  # else there are more workers than before, and what is dropped out differs
+            checkpoint.set_random_state(self.device, own)
 
     def average_buffers(self) -> None:
         """Give all workers the same running statistics: each has kept those of its own batches."""
@@ -202,10 +202,13 @@ class Trainer:
     def report(self) -> None:
         self.context.report({"step": self.next_step, **self.metrics})
 
-    def images_per_step(self) -> int:
+    def image_size(self) -> Size:
+        """H, W of training images; where they differ, of one."""
         data = self.config.data
-        unlabelled = data.batch_unlabelled if self.config.ssl.unlabelled_weight else 0
-        return (data.batch_labelled + unlabelled) * self.context.world_size
+        if (size := data.crop or data.resize) is not None:
+            return size
+        height, width = self.data.labelled.image(0).shape[1:]
+        return height, width
 
     def log_curve(self) -> None:
         if self.train_metrics.count == 0:

@@ -1,0 +1,73 @@
+"""The size of a batch over all workers: filled in where it is not given, and how many workers can share it."""
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+
+from harness.config.train import TrainConfig
+from harness.errors import UserError
+
+PER_WORKER = 4
+"""Labelled images, and unlabelled ones, of each worker where the configuration does not say."""
+SIZES = ("batch_labelled", "batch_unlabelled")
+
+
+def with_batch_size(config: TrainConfig, workers: int) -> TrainConfig:
+    """The configuration with the sizes that it leaves open filled in: what is stored means the same everywhere."""
+    data, default = config.data, PER_WORKER * workers
+    labelled = default if data.batch_labelled is None else data.batch_labelled
+    unlabelled = default if data.batch_unlabelled is None else data.batch_unlabelled
+    return replace(config, data=replace(data, batch_labelled=labelled, batch_unlabelled=unlabelled))
+
+
+def used_sizes(config: TrainConfig) -> dict[str, int]:
+    """The sizes that are given, by name; unlabelled images that are not looked at are left out."""
+    names = SIZES if config.ssl.unlabelled_weight else SIZES[:1]
+    sizes = {name: getattr(config.data, name) for name in names}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def divides(config: TrainConfig, workers: int) -> bool:
+    """Whether so many workers, and their `accumulate` pieces, can share the batch evenly."""
+    return all(size % (workers * config.accumulate) == 0 for size in used_sizes(config).values())
+
+
+def most_workers(config: TrainConfig, at_most: int) -> int:
+    """The largest number of workers that can share the batch; 1 if none can."""
+    return next((workers for workers in range(at_most, 1, -1) if divides(config, workers)), 1)
+
+
+def require_divisible(config: TrainConfig, workers: int, gpus: int = 0, words: Sequence[str] | None = None) -> None:
+    """
+    Args:
+        words: of the command line of a training; with them the message has the two commands that work.
+
+    Raises:
+        UserError: so many workers cannot share the batch evenly.
+    """
+    if divides(config, workers):
+        return
+    parts = workers * config.accumulate
+    name, size = next((name, size) for name, size in used_sizes(config).items() if size % parts)
+    rule = f"data.{name}: `{name} % (workers * accumulate) == 0` must hold"
+    got = f"but got {size} for {workers} worker(s) and accumulate {config.accumulate}"
+    raise UserError(f"{rule}, {got}" + ("." if words is None else f"; {ways_out(config, workers, gpus, words)}"))
+
+
+def ways_out(config: TrainConfig, workers: int, gpus: int, words: Sequence[str]) -> str:
+    """The command with fewer workers, and the one with a larger batch."""
+    parts, fewer = workers * config.accumulate, most_workers(config, workers - 1)
+    count = [f"--gpus={fewer}"] if gpus else ["--gpus=0", f"--workers={fewer}"]
+    count += [] if divides(config, fewer) else ["--accumulate=1"]
+    sizes = used_sizes(config)
+    larger = {name: math.ceil(size / parts) * parts for name, size in sizes.items()}
+    growth = larger["batch_labelled"] / sizes["batch_labelled"]
+    rate = config.optim.lr * (growth if config.optim.name == "sgd" else math.sqrt(growth))
+    flags = [*(f"--data.{name}={size}" for name, size in larger.items()), f"--optim.lr={rate:.4g}"]
+    same, other = (shlex.join(["python", "-m", "harness.train", *words, *more]) for more in (count, flags))
+    law = "in proportion to the batch" if config.optim.name == "sgd" else "with the root of the batch"
+    return (
+        f"the same training on fewer workers: {same} or another one, with a larger batch for which optim.lr "
+        f"{config.optim.lr:g} was not tuned (as a rule it grows {law}): {other}"
+    )
