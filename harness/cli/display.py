@@ -108,6 +108,9 @@ class TrainingDisplay(LiveLines):
         self.lambda_: float | None = None
 
     def show(self, progress: "Progress") -> None:
+        if progress.message:
+            warn(progress.message, out if self.live else err)  # above the live lines
+            return
         if self.first_step < 0:  # a resumed run starts in the middle
             self.start, self.first_step = time.monotonic(), progress.step
         self.loss = self.loss if progress.loss is None else progress.loss
@@ -159,5 +162,5 @@ def show_result(metrics: Mapping[str, float], networks: Iterable[str], chosen: s
     out.print(f"weights and splits: {folder}; curves and pictures: python -m harness.ui", markup=False)
 
 
-def warn(message: str) -> None:
-    err.print(f"warning: {message}", markup=False)
+def warn(message: str, console: Console = err) -> None:
+    console.print(f"warning: {message}", markup=False)

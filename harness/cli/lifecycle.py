@@ -7,7 +7,7 @@ from pathlib import Path
 
 from classmix_core.errors import DataError
 from harness.cli.display import err, out
-from harness.errors import Interrupted, RunFailed, UserError
+from harness.errors import Interrupted, RunFailed, TrainingError, UserError, last_line
 from harness.run_dir import RunRecord
 from harness.tracking import STORE_ERRORS, Run, find_or_create_experiment, require_answer
 
@@ -77,9 +77,10 @@ def run_lifecycle(
         with suppress(*STORE_ERRORS):  # which may be the error
             run.failed(error)
         if isinstance(error, DataError | UserError):  # all was checked before: a file is gone, a cache full, ...
-            reason = str(error).strip().splitlines()[-1].removeprefix("classmix_core.errors.DataError: ")  # a loader's
-            raise RunFailed(f"{reason} {go_on}") from error
-        if not isinstance(error, RunFailed):  # whose message says what helps
+            raise RunFailed(f"{last_line(error)} {go_on}") from error
+        if isinstance(error, RunFailed) and not isinstance(error, TrainingError) and resume not in str(error):
+            raise RunFailed(f"{error} {go_on}") from error
+        if not isinstance(error, RunFailed):  # the message of a TrainingError says what helps
             err.print(f"failed. {go_on}", markup=False)
         raise
     finally:

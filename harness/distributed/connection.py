@@ -16,6 +16,7 @@ OBJECT_STORE_BYTES = 100 * 1024 * 1024  # nothing large goes through it
 
 
 def quiet() -> None:
+    ray._private.worker._worker_logs_enabled = False  # the raylet's ten lines on each worker that dies have no switch
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

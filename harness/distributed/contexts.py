@@ -26,6 +26,11 @@ class ProgressActor:
         self.reports: list[dict[str, float]] = []
         self.answers: dict[int, bool] = {}
         self.closed = False
+        self.traceback: str | None = None
+
+    def note_traceback(self, text: str | None) -> None:
+        """Of an error that is a bug or a fault of the machine."""
+        self.traceback = text
 
     def put(self, progress: Progress) -> None:
         self.progress.append(progress)
@@ -56,8 +61,8 @@ class ProgressActor:
     def end(self, result: dict[str, float] | None, error: str | None) -> None:
         self.result, self.error = result, error
 
-    def outcome(self) -> tuple[dict[str, float] | None, str | None]:
-        return self.result, self.error
+    def outcome(self) -> tuple[dict[str, float] | None, str | None, str | None]:
+        return self.result, self.error, self.traceback
 
 
 class RayTrainContext:

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,15 +15,30 @@ import ray
 import ray.train
 import torch
 from ray.actor import ActorHandle
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, Result, RunConfig, ScalingConfig
+from ray.train import (
+    CheckpointConfig,
+    FailureConfig,
+    LoggingConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchTrainer
 
+from classmix_core.errors import DataError, InvalidValue
 from harness.config.search import Resources
 from harness.distributed.connection import connected
 from harness.distributed.contexts import ProgressActor, RayTrainContext, RayTrialContext
-from harness.errors import RunFailed, TrialPruned, UserError
+from harness.errors import RunFailed, TrainingError, TrialPruned, UserError, last_line
+from harness.training import checkpoint
 from harness.training.context import Progress
 from harness.training.trainer import TrainJob, train
+
+TRIES = 3
+"""How often in a row workers start from one checkpoint."""
+FINAL = (RunFailed, UserError, DataError, InvalidValue, torch.OutOfMemoryError, MemoryError)
+"""The same again if it were tried again."""
 
 
 def work(settings: dict[str, Any]) -> None:
@@ -36,11 +52,18 @@ def work(settings: dict[str, Any]) -> None:
         torch.set_num_threads(settings["threads"])
     try:
         result = train(job, context)
-    except (RunFailed, UserError) as error:  # the same again if it were tried again: no failure to Ray
-        ray.get(progress_actor.end.remote(None, str(error)))
-        return
     except TrialPruned:
         return
+    except TrainingError as error:  # on all workers alike, so that none waits for another
+        ray.get(progress_actor.end.remote(None, str(error)))
+        return
+    except FINAL as error:
+        ray.get(progress_actor.end.remote(None, last_line(error)))
+        raise  # so that the workers that wait for this one end as well
+    except Exception as error:
+        if not is_loss_of_worker(error):
+            ray.get(progress_actor.note_traceback.remote(traceback.format_exc()))
+        raise
     if context.rank == 0:
         ray.get(progress_actor.end.remote(result, None))
 
@@ -53,14 +76,12 @@ def build_trainer(
     workers: int,
     use_gpu: bool,
     cpus: int | None = None,
-    failures: int,
     verbose: bool = False,
 ) -> TorchTrainer:
     """A TorchTrainer.
 
     Args:
         cpus: that each worker reserves and computes with; None: Ray's defaults.
-        failures: how many times a group that lost a worker starts again.
     """
     reserved = None if cpus is None else {"CPU": cpus} | ({"GPU": 1} if use_gpu else {})
     return TorchTrainer(
@@ -70,7 +91,7 @@ def build_trainer(
         run_config=RunConfig(  # type: ignore[call-arg]
             name=f"{job.folder.name}-{time.time_ns()}",  # one used before would be taken for finished
             storage_path=str(job.folder / "ray"),
-            failure_config=FailureConfig(max_failures=failures, controller_failure_limit=3),  # type: ignore[call-arg]
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=3),  # type: ignore[call-arg]
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             logging_config=LoggingConfig("INFO" if verbose else "ERROR"),
         ),
@@ -89,20 +110,48 @@ def train_on_workers(
     # CPU workers are counted by us: Ray counts one core each, and two workers must run on one core as well
     num_cpus = None if gpus else max(workers, os.cpu_count() or 1) + 1
     with connected(address, verbose, num_cpus=num_cpus):
-        progress_actor = ProgressActor.remote()  # type: ignore[attr-defined]
-        trainer = build_trainer(
-            job, progress_actor, RayTrainContext, workers=workers, use_gpu=gpus > 0, failures=2, verbose=verbose
-        )
-        with polling(progress_actor, show):
-            try:
-                trainer.fit()
-            except SystemExit as stop:  # how Ray Train passes a Ctrl-C on
-                raise KeyboardInterrupt from stop
-        result, reason = ray.get(progress_actor.outcome.remote())
-        if reason is not None:
-            raise RunFailed(reason)
-        assert result is not None
-        return result
+        tries, began = 0, newest_step(job.folder)
+        while True:
+            progress_actor = ProgressActor.remote()  # type: ignore[attr-defined]
+            trainer = build_trainer(
+                job, progress_actor, RayTrainContext, workers=workers, use_gpu=gpus > 0, verbose=verbose
+            )
+            with polling(progress_actor, show):
+                error = fit(trainer)
+            result, reason, bug = ray.get(progress_actor.outcome.remote())
+            if reason is not None:
+                raise RunFailed(reason)
+            if error is None:
+                assert result is not None
+                return result
+            step = newest_step(job.folder)
+            tries, began = tries + 1 if step == began else 1, step
+            if tries == TRIES and bug is not None:
+                raise RuntimeError(f"in a worker:\n{bug}") from error
+            if tries == TRIES:
+                reason = "killed, or out of memory" if is_loss_of_worker(error) else last_line(error)
+                raise RunFailed(f"a worker has died {TRIES} times in a row after step {step}: {reason}.")
+            show(Progress(step, job.config.steps, message=f"a worker has died; going on from step {step}"))
+
+
+def newest_step(folder: Path) -> int:
+    newest = checkpoint.newest(folder)
+    return 0 if newest is None else checkpoint.step_of(newest)
+
+
+def fit(trainer: TorchTrainer) -> Exception | None:
+    """Train; what went wrong in a worker.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+    """
+    try:
+        trainer.fit()
+    except SystemExit as stop:  # how Ray Train passes a Ctrl-C on
+        raise KeyboardInterrupt from stop
+    except TrainingFailedError as error:
+        return innermost(error)
+    return None
 
 
 def train_trial_on_workers(job: TrainJob, resources: Resources, tell: Callable[[dict[str, float]], bool]) -> None:
@@ -122,7 +171,6 @@ def train_trial_on_workers(job: TrainJob, resources: Resources, tell: Callable[[
         workers=resources.workers_per_trial,
         use_gpu=resources.gpus > 0,
         cpus=resources.cpus,
-        failures=0,
     )
     with ThreadPoolExecutor(1) as pool:
         fitting = pool.submit(trainer.fit)
@@ -134,9 +182,9 @@ def train_trial_on_workers(job: TrainJob, resources: Resources, tell: Callable[[
             fitting.result()
         except Exception as error:
             raise innermost(error) from error
-    _, reason = ray.get(progress_actor.outcome.remote())
+    _, reason, _ = ray.get(progress_actor.outcome.remote())
     if reason is not None:
-        raise RunFailed(reason)
+        raise TrainingError(reason)
     if stopped:
         raise TrialPruned
 
@@ -159,13 +207,21 @@ def pass_reports_on(
         time.sleep(0.05)
 
 
+def is_loss_of_worker(error: Exception) -> bool:
+    """Whether a worker has died: its own end, or what the others get who exchange tensors with it."""
+    exchange = isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+    return exchange or isinstance(error, ray.exceptions.RayActorError)
+
+
 def innermost(error: Exception) -> Exception:
-    """What went wrong in a worker, out of what Ray Train wraps it in."""
-    failures = getattr(error, "worker_failures", None)
-    found = next(iter(failures.values()), None) if failures else None
-    while isinstance(found, ray.exceptions.RayTaskError) and isinstance(found.cause, Exception):
-        found = found.cause
-    return found if isinstance(found, Exception) else error
+    """What went wrong first, out of what Ray Train wraps it in: the others have lost the worker that failed."""
+    causes = []
+    for found in getattr(error, "worker_failures", {}).values():
+        while isinstance(found, ray.exceptions.RayTaskError) and isinstance(found.cause, Exception):
+            found = found.cause
+        causes.append(found)
+    ours = (cause for cause in causes if isinstance(cause, FINAL))
+    return next(ours, next((cause for cause in causes if isinstance(cause, Exception)), error))
 
 
 @contextmanager

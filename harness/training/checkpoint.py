@@ -64,6 +64,11 @@ def newest(folder: Path) -> Path | None:
     return max(found, default=None)
 
 
+def step_of(checkpoint: Path) -> int:
+    """Optimiser steps done, by its name."""
+    return int(checkpoint.name.split("_")[1])
+
+
 def load(checkpoint: Path, rank: int) -> tuple[State, State | None]:
     """The shared state, and this worker's own (None if there were fewer workers then).
 

@@ -19,6 +19,8 @@ class Progress(NamedTuple):
     lambda_: float | None = None
     val_miou: float | None = None
     best: float | None = None
+    message: str | None = None
+    """What the user must be told, such as that a damaged checkpoint was passed over."""
 
 
 class TrainContext(Protocol):
@@ -59,6 +61,20 @@ class TrainContext(Protocol):
     def stopping(self) -> bool:
         """Whether to save and stop after this step."""
         ...
+
+
+LONGEST = 1000
+"""Bytes of a text that workers tell each other."""
+
+
+def first_said(context: TrainContext, text: str) -> str:
+    """The text of the first worker that has one, or none, for all of them. Returns when every worker has called it."""
+    letters = text.encode()[:LONGEST]
+    said = torch.zeros(context.world_size, LONGEST)
+    said[context.rank, : len(letters)] = torch.tensor(list(letters), dtype=said.dtype)
+    said = context.mean(said.to(context.device)) * context.world_size
+    texts = (bytes(filter(None, row)).decode(errors="ignore") for row in said.round().int().tolist())
+    return next(filter(None, texts), "")
 
 
 @dataclass

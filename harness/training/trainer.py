@@ -18,7 +18,7 @@ from classmix_core.models import head_prefixes
 from classmix_core.optim import build_optimizer, build_schedule
 from harness.config.batch_size import require_divisible, used_sizes, with_batch_size
 from harness.config.train import TrainConfig
-from harness.errors import Interrupted, RunFailed
+from harness.errors import Interrupted, TrainingError
 from harness.tracking import Run
 from harness.training import checkpoint
 from harness.training.context import Progress, TrainContext
@@ -56,7 +56,7 @@ def train(job: TrainJob, context: TrainContext) -> dict[str, float]:
 
     Raises:
         Interrupted: `context.stopping` said so; the state is saved.
-        RunFailed: the loss is no longer finite.
+        TrainingError: the loss is no longer finite.
     """
     trainer = Trainer(job, context)
     trainer.restore()
@@ -218,7 +218,7 @@ class Trainer:
             if self.run_log:
                 self.run_log.flush()
             advice = "a lower optim.lr, or ssl.unlabelled_weight, may help"
-            raise RunFailed(f"the loss is {values['train/loss']} at step {self.next_step}: {advice}.")
+            raise TrainingError(f"the loss is {values['train/loss']} at step {self.next_step}: {advice}.")
         values["train/lr"] = float(self.schedule.get_last_lr()[0])
         if self.run_log:
             self.run_log.metrics(self.next_step, values)

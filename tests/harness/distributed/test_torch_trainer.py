@@ -1,51 +1,83 @@
 """Several workers in a real Ray TorchTrainer."""
 
+import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from harness.training import checkpoint
-from tests.commands import TINY, interrupt, run, start, wait_for
+from tests.commands import TINY, Result, finish, interrupt, run, start, wait_for
 from tests.harness.test_train import statuses
 
 pytestmark = pytest.mark.slow
 
-PLAIN = (
-    "--gpus=0",
-    "--steps=4",
-    "--eval_every=2",
-    "--model.norm=group",
-    "--model.width=4",
-    "--model.depth=1",
-    "--ssl.mix=none",
-    "--ssl.weight=batch",
-    "--ssl.tau=0.2",
-    "--ssl.jitter=0",
-    "--ssl.blur=0",
-    "--data.flip=false",
-)
-"""A training in which nothing depends on who draws: no batch statistics, no augmentation."""
+PLAIN = ("--gpus=0", "--steps=12", "--eval_every=6", "--checkpoint_every=1", "--log_every=1", "--optim.lr=0.02")
+PLAIN += ("--model.norm=group", "--model.width=4", "--model.depth=1", "--ssl.tau=0.2")
+"""A network without batch statistics; all that is random in a step is on."""
 
 
-def test_two_workers_learn_what_one_does_from_the_same_images(tmp_path: Path) -> None:
-    for name, workers, batch in (("one", 1, 4), ("two", 2, 2)):
-        words = (f"--workers={workers}", f"--data.batch_labelled={batch}", f"--data.batch_unlabelled={batch}")
-        result = run("harness.train", *PLAIN, *words, f"--name={name}", cwd=tmp_path)
-        assert result.code == 0, result.err
-        assert result.err == ""
-        assert "mean" in result.out
-    states = []
-    for name in ("one", "two"):
-        newest = checkpoint.newest(tmp_path / "runs" / name)
-        assert newest is not None
-        states.append(checkpoint.load(newest, 0)[0])
+def state(folder: Path, name: str) -> checkpoint.State:
+    newest = checkpoint.newest(folder / "runs" / name)
+    assert newest is not None
+    return checkpoint.load(newest, 0)[0]
+
+
+def test_a_run_begun_on_two_workers_and_resumed_on_one_in_two_pieces_learns_what_one_does(
+    tmp_path: Path,
+) -> None:
+    sizes = ("--data.batch_labelled=4", "--data.batch_unlabelled=4")
+    result = run("harness.train", *PLAIN, *sizes, "--workers=1", "--name=one", cwd=tmp_path)
+    assert result.code == 0, result.err
+    process = start("harness.train", *PLAIN, *sizes, "--workers=2", "--name=two", cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/two/checkpoints/step_0000000[2345]")), process)
+    interrupt(process)
+    result = run("harness.train", "--resume", "--name=two", "--workers=1", "--accumulate=2", cwd=tmp_path)
+    assert result.code == 0, result.err
+    one, two = state(tmp_path, "one"), state(tmp_path, "two")
     for network in ("student", "teacher"):
-        for key, value in states[0][network].items():
-            torch.testing.assert_close(value, states[1][network][key], rtol=1e-4, atol=1e-5, msg=key)
-    for key, value in states[0]["metrics"].items():
-        assert states[1]["metrics"][key] == pytest.approx(value, abs=1e-3, nan_ok=True), key
+        for key, value in one[network].items():
+            torch.testing.assert_close(two[network][key], value, rtol=0, atol=1e-5, msg=key)
     assert statuses(tmp_path) == {"one": "FINISHED", "two": "FINISHED"}
+    for name in ("train/loss", "train/lambda", "val/miou"):
+        expected, found = (curve(tmp_path, run, name) for run in ("one", "two"))
+        assert found == pytest.approx(expected, abs=1e-4), name
+
+
+def curve(folder: Path, run: str, metric: str) -> dict[int, float]:
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (found,) = client.search_runs(["1"], f"attributes.run_name = '{run}'")
+    points = client.get_metric_history(found.info.run_id, metric)
+    assert len({point.step for point in points}) == len(points)
+    return {point.step: point.value for point in points}
+
+
+def worker_processes(command: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """Ray Train's workers among all that the command has started."""
+    found = psutil.Process(command.pid).children(recursive=True)
+    return [process for process in found if "RayTrainWorker" in " ".join(process.cmdline()[:1])]
+
+
+def test_workers_that_are_killed_three_times_in_a_row_end_the_run_in_one_line_that_says_how_to_resume(
+    tmp_path: Path,
+) -> None:
+    words = ("--steps=100000", "--eval_every=20", "--checkpoint_every=100000", "--workers=2", "--name=r")
+    command = start("harness.train", *PLAIN, *words, cwd=tmp_path)
+    assert command.stdout is not None
+    for _ in range(3):
+        assert any(line.startswith("step ") for line in iter(command.stdout.readline, "")), command.communicate()
+        worker_processes(command)[0].kill()
+    result = finish(command)
+    assert result.code == 1, result
+    assert result.err.splitlines()[:2] == ["warning: a worker has died; going on from step 0"] * 2
+    result = Result(result.code, result.out, result.err.partition("\n")[2].partition("\n")[2])
+    assert "raylet" not in result.out
+    assert result.err.count("\n") == 1, result.err
+    assert "has died 3 times in a row" in result.err
+    assert "python -m harness.train --resume --name=r" in result.err
+    assert statuses(tmp_path) == {"r": "FAILED"}
 
 
 def test_ctrl_c_on_two_workers_marks_the_run_killed_and_resume_goes_on(tmp_path: Path) -> None:
