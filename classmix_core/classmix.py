@@ -5,7 +5,7 @@ Shapes: L labelled, U unlabelled (and so mixed) images, C = 3 channels, K classe
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,7 @@ from classmix_core.constants import IGNORE_INDEX
 from classmix_core.ema import update_teacher_, warmed_up_decay
 from classmix_core.losses import consistency_loss, consistency_weight, labelled_loss, sigmoid_ramp
 from classmix_core.mixing import paste, sample_mask
-
-T = TypeVar("T")
+from classmix_core.workers import itself, next_of_batch
 
 
 class Batch(NamedTuple):
@@ -98,16 +97,6 @@ def pseudo_label(teacher: nn.Module, image_UCHW: Tensor) -> tuple[Tensor, Tensor
     logits_UKHW = teacher(image_UCHW).float()
     top_UHW, label_UHW = logits_UKHW.max(1)
     return label_UHW, (top_UHW - logits_UKHW.logsumexp(1)).exp()
-
-
-def itself(value: T) -> T:
-    """What one worker alone gets from all workers, or from the next one."""
-    return value
-
-
-def next_of_batch(value_UX: Tensor, from_next_worker: Callable[[Tensor], Tensor]) -> Tensor:
-    """The value of image i + 1 at place i; after the last one comes the first of the next worker (cyclic)."""
-    return torch.cat((value_UX[1:], from_next_worker(value_UX[:1])))
 
 
 @torch.no_grad()

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classmix_core.batch_generator import BatchGenerator
-from classmix_core.classmix import ClassMix, Mixed, itself
+from classmix_core.classmix import ClassMix, Mixed
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data import Data
 from classmix_core.data.loader import evaluation_batches
 from classmix_core.evaluate import predict
 from classmix_core.models.sync_norm import SyncBatchNorm
+from classmix_core.workers import itself
 from harness.config.train import TrainConfig
 from harness.training.dataloaders import training_set
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from classmix_core.config import OWN_NETWORKS, Size
+from classmix_core.config import Size
 from classmix_core.ema import make_teacher
 from classmix_core.models import build_model
 from classmix_core.models.sync_norm import synchronise_batch_norm_
@@ -27,7 +27,7 @@ def build_networks(
     """
     torch.manual_seed(config.seed)
     student = build_model(config.model, num_classes)
-    if config.model.name not in OWN_NETWORKS:  # which use all that they have
+    if config.model.name != "unet":  # which uses all that it has
         freeze_unused_parameters_(student, size)
     if config.model.weights and load_weights:
         load_weights_into(student, config.model.weights)

@@ -16,7 +16,7 @@ OURS = RunRecord("train", "sqlite:///x.db", "1", "abc")
 FOREIGN = {
     "newer": json.dumps({"format": 99, "kind": "train"}),
     "without format": json.dumps({"kind": "train", "finished": False}),
-    "other keys": json.dumps({"format": 1, "id": 3, "state": "running"}),
+    "other keys": json.dumps({"format": 2, "id": 3, "state": "running"}),
     "list": "[]",
     "damaged": '{"format": 1, "kind',
     "bytes": "\x00\x01",
