@@ -52,7 +52,7 @@ def test_one_that_is_asked_for_by_name_is_one_line_with_the_file(storage: Path, 
 
 def test_where_nothing_can_be_resumed_what_was_left_out_is_named(storage: Path) -> None:
     OURS.end(storage / "ours")
-    with pytest.raises(UserError, match=r"holds none \(left out: .*format must be 1, but got 99"):
+    with pytest.raises(UserError, match=r"holds none \(left out: .*format must be 2, but got 99"):
         find_unfinished(storage, None, "train")
 
 
