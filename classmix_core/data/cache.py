@@ -27,7 +27,7 @@ from classmix_core.data.samples import FileSamples
 from classmix_core.data.transforms import resize_image, resize_label
 from classmix_core.errors import DataError
 
-VERSION = f"1 torch {torch.__version__} torchvision {version('torchvision')}"
+VERSION = f"2 torch {torch.__version__} torchvision {version('torchvision')}"
 """Of the files, and of those who decode and resize."""
 HEADER = struct.Struct("<4I")
 """Of a file: how many dimensions, and three sizes, the unused of which are 0."""

@@ -11,6 +11,18 @@ from torch import Tensor
 from classmix_core.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+ORIENTATION = 274
+"""Number of the EXIF entry that says how an image is turned."""
+TURNS: dict[object, tuple[bool, tuple[int, ...]]] = {
+    2: (False, (2,)),
+    3: (False, (1, 2)),
+    4: (False, (1,)),
+    5: (True, ()),
+    6: (True, (2,)),
+    7: (True, (1, 2)),
+    8: (True, (1,)),
+}
+"""What makes an image (C, H, W) upright, by that entry: whether H and W are swapped, and what is mirrored then."""
 
 
 def decode(path: Path, mode: Literal["RGB", "UNCHANGED"]) -> Tensor:
@@ -34,17 +46,53 @@ def decode(path: Path, mode: Literal["RGB", "UNCHANGED"]) -> Tensor:
         raise DataError(f"{path}: {rule}, but got: {reason}.") from error
     if image.ndim != 3:  # a GIF is decoded too, to as many images as it has
         raise DataError(f"{path}: {rule}, but got a moving picture.")
-    return image
+    return turn(image, webp_orientation(path)) if mode == "RGB" else image
+
+
+def turn(image: Tensor, orientation: object) -> Tensor:
+    """An image (C, H, W) made upright.
+
+    Args:
+        orientation: what its EXIF data say, 1 to 8; anything else leaves it as it is.
+    """
+    swapped, mirrored = TURNS.get(orientation, (False, ()))
+    return (image.mT if swapped else image).flip(mirrored) if orientation in TURNS else image
+
+
+def webp_orientation(path: Path) -> object:
+    """What the EXIF data of a WebP file say of its orientation, which torchvision reads from JPEG and PNG alone.
+
+    None where it is no WebP file, or its EXIF data are missing or damaged, as torchvision takes a JPEG then.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF" or file.read(8)[4:] != b"WEBP":
+            return None
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            if head.startswith(b"EXIF"):
+                break
+            file.seek(size + size % 2, os.SEEK_CUR)
+        else:
+            return None
+        data = file.read(size)
+    from PIL.Image import Exif
+
+    exif = Exif()
+    try:
+        exif.load(data)
+        return exif.get(ORIENTATION)
+    except Exception:  # of many kinds, as what is damaged has it
+        return None
 
 
 def read_image(path: Path) -> Tensor:
-    """uint8 RGB (3, H, W) of an image of any kind and depth.
+    """uint8 RGB (3, H, W) of an image of any kind and depth; 16 bits are rounded to the nearest of 8.
 
     Raises:
         DataError: see `decode`.
     """
     image = decode(path, "RGB")
-    return image if image.dtype == torch.uint8 else (image.float() / 257).byte()
+    return image if image.dtype == torch.uint8 else (image.float() / 257).round_().byte()
 
 
 def read_label(path: Path) -> Tensor:

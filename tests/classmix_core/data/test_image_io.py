@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import write_jpeg, write_png
 
@@ -25,12 +25,34 @@ def test_a_grey_image_is_read_as_rgb(tmp_path: Path) -> None:
     assert torch.equal(image, grey.expand(3, -1, -1))
 
 
-def test_a_16_bit_image_is_read_as_8_bit(tmp_path: Path) -> None:
-    pixels = np.array([[[0, 257, 65535], [128 * 257, 300, 65000]]])
+def test_a_16_bit_image_is_rounded_to_8_bits(tmp_path: Path) -> None:
+    pixels = np.arange(65536).reshape(128, 512)[..., None].repeat(3, 2)
     write_raw_png(tmp_path / "deep.png", pixels, RGB, 16)
     image = read_image(tmp_path / "deep.png")
     assert image.dtype == torch.uint8
-    assert image.permute(1, 2, 0).tolist() == (pixels // 257).tolist()
+    assert np.array_equal(image.permute(1, 2, 0), (pixels * 255 + 32767) // 65535)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_an_image_is_turned_upright_as_its_exif_says(orientation: int, suffix: str, tmp_path: Path) -> None:
+    path, exif = tmp_path / f"photo.{suffix}", Image.Exif()
+    exif[0x0112] = orientation
+    pixels = random_image(orientation, HEIGHT, WIDTH).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+    with Image.open(path) as stored:
+        expected = np.asarray(ImageOps.exif_transpose(stored)).astype(int)
+    image = read_image(path)
+    assert image.shape == (3, HEIGHT, WIDTH) if orientation < 5 else (3, WIDTH, HEIGHT)
+    difference = np.abs(image.permute(1, 2, 0).numpy() - expected)
+    assert difference.max() <= (2 if suffix == "jpg" else 0), "two decoders of JPEG may differ in their rounding"
+
+
+@pytest.mark.parametrize("exif", [b"", b"Exif\0\0garbage", b"II*\0", b"MM\0*\0\0\0\x08\0\x05\x01\x12"])
+def test_a_webp_image_with_damaged_exif_data_is_read_as_it_is_stored(exif: bytes, tmp_path: Path) -> None:
+    pixels = random_image(3, HEIGHT, WIDTH).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(tmp_path / "x.webp", lossless=True, exif=exif)
+    assert np.array_equal(read_image(tmp_path / "x.webp").permute(1, 2, 0), pixels)
 
 
 @pytest.mark.parametrize("kind", [GREY, PALETTE])
