@@ -37,11 +37,15 @@ def split_for_memory(batch: Tensor, inference: InferenceConfig) -> tuple[Tensor,
 
 
 def resized_logits(network: nn.Module, image_BCHW: Tensor, size: Size | None, inference: InferenceConfig) -> Tensor:
-    """Mean logits of uint8 images, resized to `size`, by default that of the images: float (B, K, *size)."""
+    """Mean logits of uint8 images, resized to `size`, by default that of the images: float (B, K, *size).
+
+    Corners are not aligned: `resize_image` and the windows' scales take the centres of pixels for the same places too,
+    and logits that were put back otherwise would lie up to half a pixel of the small image beside what they label.
+    """
     logits = mean_logits(network, to_float(image_BCHW), inference)
     if size is None or size == tuple(logits.shape[-2:]):
         return logits
-    return F.interpolate(logits, size, mode="bilinear", align_corners=True)
+    return F.interpolate(logits, size, mode="bilinear")
 
 
 def evaluate(

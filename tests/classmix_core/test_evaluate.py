@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classmix_core.constants import IGNORE_INDEX
+from classmix_core.data.transforms import resize_image
 from classmix_core.evaluate import evaluate, predict
 from classmix_core.metrics import confusion_matrix
 
@@ -44,9 +45,33 @@ def test_predict_is_the_argmax_over_the_image_in_0_to_1(network: nn.Module) -> N
 
 def test_predict_resizes_the_logits_before_the_argmax(network: nn.Module) -> None:
     image, size = images(2, 7, 11), (15, 18)
-    expected = F.interpolate(logits_of(network, image), size, mode="bilinear", align_corners=True).argmax(1)
+    expected = F.interpolate(logits_of(network, image), size, mode="bilinear").argmax(1)
     assert torch.equal(predict(network.eval(), image, size), expected)
     assert torch.equal(predict(network.eval(), image, (7, 11)), predict(network.eval(), image))
+
+
+class Ideal(nn.Module):
+    """Makes no mistake: where class 0 is black and class 1 is white, the logits are how much there is of each."""
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        return torch.stack((1 - image_BCHW[:, 0], image_BCHW[:, 0]), 1)
+
+
+@pytest.mark.parametrize(("factor", "slope", "kept"), [(6, 0.0, 0.0), (2, 0.3, 0.05), (6, 0.3, 0.25)])
+def test_a_network_without_mistakes_loses_nothing_or_little_by_shrinking_the_images(
+    factor: int, slope: float, kept: float
+) -> None:
+    """Stripes whose borders lie between pixels, also of the small image: upright ones, and slanting ones, of which a
+    small image cannot say all. `kept` is the share of the loss that is left, against aligned corners."""
+    height, width = 96, 144
+    row_H1, column_W = torch.arange(height)[:, None], torch.arange(width)
+    label_HW = ((column_W + slope * row_H1) // 12 % 2).long()
+    small = resize_image(label_HW.byte().mul(255).expand(3, -1, -1), (height // factor, width // factor))[None]
+    aligned = F.interpolate(Ideal()(small / 255), label_HW.shape, mode="bilinear", align_corners=True).argmax(1)
+    wrong_before = int((aligned[0] != label_HW).sum())
+    wrong = int((predict(Ideal(), small, (height, width))[0] != label_HW).sum())
+    assert wrong_before > 0
+    assert wrong <= kept * wrong_before
 
 
 def test_evaluate_counts_every_batch_at_the_size_of_its_labels(network: nn.Module) -> None:
