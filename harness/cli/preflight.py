@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from classmix_core.config import Size
 from classmix_core.data import EVALUATED, Role, check_data
 from classmix_core.data.image_io import image_files
+from classmix_core.data.samples import Samples
 from classmix_core.errors import DataError, InvalidValue
 from classmix_core.models import build_model
 from harness.cli.display import out, show_check, warn
@@ -48,6 +51,39 @@ def check_data_and_network(config: TrainConfig, roles: tuple[Role, ...] = EVALUA
             out.print(str(load_weights_into(model, config.model.weights)), markup=False)
     except InvalidValue as error:
         raise UserError(f"model.{error.field}: {error}") from error
+
+    images = config.data.batch_labelled + (config.data.batch_unlabelled if config.ssl.unlabelled_weight > 0 else 0)
+    check_batch_norm(model, images, config.data.crop or config.data.resize or image_size(data.labelled))
+
+
+def image_size(samples: Samples) -> Size:
+    height, width = samples.image(0).shape[1:]
+    return height, width
+
+
+def check_batch_norm(model: nn.Module, images: int, size: Size) -> None:
+    """Try whether the network can be trained on so many images at a time. It is of no use afterwards.
+
+    A batch norm needs two values of each channel. One behind a pooling to 1 x 1, as in DeepLab-v3, has as many as there
+    are images. On torch's device `meta`, where nothing is computed but shapes, a pass takes 0.2 s.
+
+    Args:
+        images: that go through the student in one pass, on one worker.
+        size: H, W of them.
+
+    Raises:
+        UserError: a batch norm would see one value.
+    """
+    if images > 1:
+        return
+    try:
+        model.to("meta").train()(torch.zeros(images, 3, *size, device="meta"))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        rule = "batch_labelled >= 2 where nothing else is in the pass (ssl.unlabelled_weight is 0) and a batch norm of "
+        rule += "the network sees one value of each image"
+        raise UserError(f"data.batch_labelled: `{rule}` must hold, but got {images}.") from error
 
 
 def workers_and_gpus(config: TrainConfig, options: CommonOptions, wait: bool, words: Sequence[str]) -> tuple[int, int]:
