@@ -58,7 +58,7 @@ class DataConfig:
     flip: bool = True
     """Mirror training images at random."""
     scale: tuple[float, float] = (1.0, 1.0)
-    """Range of the random zoom of training images; below 1 pads, above 1 cuts."""
+    """Range of the random zoom of training images, above 0 and up to 8; below 1 pads, above 1 cuts."""
     batch_labelled: int | None = None
     """Labelled images a step, over all workers, which share them evenly. Unset: 4 for each worker."""
     batch_unlabelled: int | None = None
@@ -95,7 +95,7 @@ class DataConfig:
             size = getattr(self, name)
             require(size is None or min(size) >= 8, name, f"{name} >= 8 pixels each way", size)
         low, high = self.scale
-        require(0 < low <= high, "scale", "0 < low <= high", self.scale)
+        require(0 < low <= high <= 8, "scale", "0 < low <= high <= 8", self.scale)
         value = self.batch_labelled
         require(value is None or value >= 1, "batch_labelled", "batch_labelled >= 1", value)
         rule, value = "batch_unlabelled >= 2 (one image is pasted onto another)", self.batch_unlabelled

@@ -1,5 +1,6 @@
 """DataConfig: each field beyond its range, and fields that do not go together, are refused."""
 
+import math
 import re
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 
 from classmix_core.config import DataConfig
 from classmix_core.errors import InvalidValue
+
+NOT_FINITE = [(0.5, math.inf), (math.nan, 1.0), (1.0, math.nan), (math.inf, math.inf)]
 
 
 @pytest.mark.parametrize("name", ["camvid", "cityscapes", "voc", "folder"])
@@ -24,7 +27,7 @@ def test_a_data_set_of_files_needs_a_root(name: str) -> None:
         ("ignore_value", [0, 255], [-1, 256]),
         ("resize", [None, (8, 8)], [(7, 8), (8, 7)]),
         ("crop", [None, (8, 8)], [(7, 8), (8, 7)]),
-        ("scale", [(1.0, 1.0), (0.01, 3.0)], [(0.0, 1.0), (-1.0, 1.0), (1.5, 1.0)]),
+        ("scale", [(1.0, 1.0), (0.01, 8.0)], [(0.0, 1.0), (-1.0, 1.0), (1.5, 1.0), (1.0, 8.1), *NOT_FINITE]),
         ("batch_labelled", [1], [0]),
         ("batch_unlabelled", [2], [1, 0]),
         ("loader_workers", [0], [-1]),
