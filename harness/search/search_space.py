@@ -12,10 +12,12 @@ import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness.config.search import TRIALS, SearchConfig
-from harness.config.train import TrainConfig, Values, check_types, flatten, nested, plain
+from harness.config.train import TrainConfig, Values, check_types, flatten, nested, override, plain
 from harness.errors import UserError
 
 Scale = Literal["linear", "log", "log_complement"]
+PROBES = 64
+"""Parts that a range is divided into, to try whether all of it is allowed."""
 COMPLEMENT = "1 - "
 """Prefix of the name under which the sampler sees a log_complement parameter: it draws 1 - x on a log scale."""
 
@@ -44,7 +46,7 @@ def search_parameters(search: SearchConfig, base: TrainConfig, source: Path) -> 
     """The axes of a search over `base`.
 
     Raises:
-        UserError: a key that TrainConfig has not, low >= high, a bound or value that the key's own rule refuses, a
+        UserError: a key that TrainConfig has not, low >= high, a value of the axis that the key's own rule refuses, a
             start point that lacks a key or lies outside.
     """
     known = flatten(base)
@@ -58,6 +60,7 @@ def search_parameters(search: SearchConfig, base: TrainConfig, source: Path) -> 
         parameter = read_parameter(key, spec, known[key], where)
         for value in bounds(spec):
             check_value(base, key, value, where)
+        check_inside(base, parameter, where)
         found.append(parameter)
     for number, point in enumerate(search.start):
         check_start(point, found, f"{source}: start[{number}]")
@@ -104,6 +107,37 @@ def check_value(base: TrainConfig, key: str, value: object, where: str) -> None:
     typed = flatten(check_types(nested({key: value}, plain(dataclasses.asdict(base))), where))[key]
     if isinstance(value, str) and not isinstance(typed, str):  # the parser reads '0.1' as a number
         raise UserError(f"{where}: must be of type {type(typed).__name__}, but got the text {value!r}.")
+
+
+def check_inside(base: TrainConfig, axis: SearchParameter, where: str) -> None:
+    """Whether TrainConfig's rules take what may be drawn between the bounds, tried at many places.
+
+    Raises:
+        UserError: they do not, such as those of ssl.blur between 0 and 0.15.
+    """
+    for value in probes(axis):
+        try:
+            override(base, {axis.key: value})
+        except UserError as error:
+            rule = "every value from low to high must be allowed"
+            raise UserError(f"{where}: {rule}, but one is not: {error}") from error
+
+
+def probes(axis: SearchParameter) -> list[Any]:
+    """Values between the bounds of a range, evenly spaced on the scale that it is drawn on; none of a list.
+
+    Of integers the next ones as well, so that a rule such as `a multiple of 4` is not met by the spacing alone.
+    """
+    drawn = axis.distribution
+    if not isinstance(drawn, FloatDistribution | IntDistribution):
+        return []
+    low, high = drawn.low, drawn.high
+    shares = [place / PROBES for place in range(1, PROBES)]
+    spaced = [low * (high / low) ** share if drawn.log else low + (high - low) * share for share in shares]
+    if isinstance(drawn, IntDistribution):
+        whole = {round(value) + step for value in spaced for step in (0, 1)}
+        return sorted(value for value in whole if low < value < high)
+    return [axis.decode(value) for value in spaced]
 
 
 def check_start(point: Mapping[str, Any], axes: Sequence[SearchParameter], where: str) -> None:

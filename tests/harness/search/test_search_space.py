@@ -40,6 +40,10 @@ def test_the_shipped_space_covers_the_three_parameters_with_at_least_12_trials()
         ("steps: {low: 10, high: 20}", IntDistribution(10, 20)),
         ("data.labelled: {low: 10, high: 40}", IntDistribution(10, 40)),
         ("ssl.mix: {values: [class, cut]}", CategoricalDistribution(["class", "cut"])),
+        ("ssl.blur: {low: 0.15, high: 3}", FloatDistribution(0.15, 3)),
+        ("ssl.blur: {values: [0, 0.15]}", CategoricalDistribution([0, 0.15])),
+        ("model.depth: {low: 1, high: 2}", IntDistribution(1, 2)),
+        ("ssl.tau: {low: 0, high: 1}", FloatDistribution(0, 1)),
     ],
 )
 def test_a_spec_becomes_a_distribution(tmp_path: Path, space: str, expected: object) -> None:
@@ -63,6 +67,12 @@ def test_log_complement_draws_one_minus_x_on_a_log_scale(tmp_path: Path) -> None
         ("ssl.tau: {low: 2, high: 1}", "", ("space.ssl.tau", "low < high", "low=2, high=1")),
         ("ssl.tau: {low: 1, high: 1}", "", ("space.ssl.tau", "low < high")),
         ("ssl.tau: {low: 0.5, high: 1.5}", "", ("space.ssl.tau", "0 <= tau <= 1", "1.5")),
+        ("ssl.blur: {low: 0, high: 1}", "", ("space.ssl.blur", "every value", "0.15 <= blur <= 3`", "got 0.015625")),
+        ("ssl.blur: {low: 0.0, high: 0.16}", "", ("space.ssl.blur", "0.15 <= blur <= 3")),
+        ("model.width: {low: 4, high: 16}", "", ("space.model.width", "multiple of 4", "got 5")),
+        ("model.width: {low: 4, high: 260}", "", ("space.model.width", "multiple of 4", "got 9")),
+        ("model.width: {low: 4, high: 64, scale: log}", "", ("space.model.width", "multiple of 4", "got 5")),
+        ("data.labelled: {low: 0.5, high: 2}", "", ("space.data.labelled", "a count >= 1 or a share", "got 1.0")),
         ("ssl.ema_decay: {low: 0.9, high: 1.0}", "", ("space.ssl.ema_decay", "ema_decay < 1", "1.0")),
         ("ssl.ema_decay: {low: 0.9, high: 1.0, scale: log_complement}", "", ("high < 1", "1.0")),
         ("optim.lr: {low: 0, high: 1, scale: log}", "", ("space.optim.lr.low", "low > 0", "0")),
