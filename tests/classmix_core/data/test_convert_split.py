@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,48 @@ def test_a_file_that_is_cut_off_anywhere_is_refused_or_whole(protocol: int, tmp_
         path.write_bytes(whole[:end])
         with pytest.raises(DataError, match=re.escape(f"{path}: must be a pickled numpy array of integers, but got")):
             read_permutation(path, 5)
+
+
+RECONSTRUCT = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+FROM_BUFFER = np._core.numeric._frombuffer  # type: ignore[attr-defined]
+DOUBLED = b"N" + b"2\x86" * 22
+"""A tuple of twice the same, 22 times over: written out it has four million parts."""
+HOSTILE = {
+    "an array of 2 ** 26 numbers": pickle.dumps(Run(RECONSTRUCT, np.ndarray, (2**13, 2**13), b"b"), 2),
+    "the same as an object": pickle.dumps(Run(RECONSTRUCT, np.ndarray, (2**23,), b"O"), 3),
+    "the type itself called": pickle.dumps(Run(np.ndarray, (2**26,)), 3),
+    "elements of 64 MB": pickle.dumps(Run(np.ndarray, (1,), Run(np.dtype, f"V{2**26}")), 4),
+    "no elements but a large shape": pickle.dumps(Run(RECONSTRUCT, np.ndarray, (2**40, 0), b"b"), 3),
+    "parts without end": b"\x80\x02" + DOUBLED + b".",
+    "a shape of parts without end": pickle.dumps(Run(RECONSTRUCT, np.ndarray, "shape", b"b"), 0).replace(
+        b"Vshape\n", DOUBLED
+    ),
+    "a key of parts without end": b"\x80\x02}" + DOUBLED + b"Ns.",
+    "nested lists": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+    "nested tuples": b"\x80\x02N" + b"\x85" * 100_000 + b".",
+    "remembered under a high number": b"\x80\x02Nr" + (2**22).to_bytes(4, "little") + b".",
+    "bytes that are not there": b"\x80\x05\x8e" + (2**26).to_bytes(8, "little") + b"x.",
+    "a bytearray that is not there": b"\x80\x05\x96" + (2**26).to_bytes(8, "little") + b"x.",
+    "a long name": b"c" + b"x" * 50_000 + b"\ny\n.",
+    "a long number": b"I" + b"x" * 50_000 + b"\n.",
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_pickle_ends_in_one_short_line_and_takes_no_memory(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=re.escape(f"{path}: must be a pickled numpy array")) as caught:
+            read_permutation(path, 5)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 200_000 + 100 * len(data)
+    line = str(caught.value).removeprefix(str(path))
+    assert len(line) < 250
+    assert "\n" not in line
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
