@@ -5,6 +5,7 @@ Random values come from the given generator, one set an image; no loop over imag
 Shapes: B batch, C = 3 channels, H W image. Images are float RGB in 0..1.
 """
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -19,8 +20,10 @@ LUMA = (0.299, 0.587, 0.114)
 RGB_TO_YIQ = (LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 YIQ_TO_RGB = tuple(map(tuple, torch.tensor(RGB_TO_YIQ, dtype=torch.float64).inverse().tolist()))
 
-BLUR_RADIUS = 4
-"""Pixels each side: 9 taps cover 3.4 standard deviations of the widest default blur."""
+BLUR_RADIUS_MIN = 4
+"""Pixels each side of the narrowest kernel, of 9 taps."""
+BLUR_SIGMAS = 3.4
+"""Standard deviations of the widest blur that a kernel covers at least on each side: all but 0.07% of its weight."""
 BLUR_SIGMA_MIN = 0.15
 
 
@@ -85,18 +88,28 @@ def jitter_matrix(
 
 
 def gaussian_blur(image_BCHW: Tensor, sigma_max: float, probability: float, generator: BatchGenerator) -> Tensor:
-    """Blur each image with its own sigma, U(0.15, sigma_max) pixels: two passes of 9 taps, edges mirrored."""
+    """Blur each image with its own sigma, U(0.15, sigma_max) pixels: two passes, edges mirrored; of any size."""
     batch, channels, height, width = image_BCHW.shape
     device = image_BCHW.device
     draw_B, coin_B = generator.rand(2, batch, 1, batch_dim=1)
     sigma_B1 = BLUR_SIGMA_MIN + (sigma_max - BLUR_SIGMA_MIN) * draw_B
-    taps_T = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=device)
+    radius = max(BLUR_RADIUS_MIN, math.ceil(BLUR_SIGMAS * sigma_max))
+    taps_T = torch.arange(-radius, radius + 1, device=device)
     kernel_BT = torch.exp(-(taps_T**2) / (2 * sigma_B1**2))
     kernel_BT = torch.where(coin_B < probability, kernel_BT, (taps_T == 0).float())
     kernel_BT = kernel_BT / kernel_BT.sum(1, keepdim=True)
     kernel_GT = kernel_BT.repeat_interleave(channels, 0).view(batch * channels, 1, -1)
     flat = image_BCHW.reshape(1, batch * channels, height, width)
-    pad = BLUR_RADIUS
-    flat = F.conv2d(F.pad(flat, (pad, pad, 0, 0), mode="reflect"), kernel_GT.unsqueeze(2), groups=batch * channels)
-    flat = F.conv2d(F.pad(flat, (0, 0, pad, pad), mode="reflect"), kernel_GT.unsqueeze(3), groups=batch * channels)
+    flat = F.conv2d(pad_mirrored(flat, 3, radius), kernel_GT.unsqueeze(2), groups=batch * channels)
+    flat = F.conv2d(pad_mirrored(flat, 2, radius), kernel_GT.unsqueeze(3), groups=batch * channels)
     return flat.view(image_BCHW.shape)
+
+
+def pad_mirrored(image_BCHW: Tensor, dim: int, pad: int) -> Tensor:
+    """Images with `pad` more pixels at both ends of H (2) or W (3), mirrored there as often as it takes."""
+    length = image_BCHW.shape[dim]
+    if length > pad:  # the same, twice as fast
+        return F.pad(image_BCHW, (pad, pad, 0, 0) if dim == 3 else (0, 0, pad, pad), mode="reflect")
+    period = max(2 * (length - 1), 1)
+    place = torch.arange(-pad, length + pad, device=image_BCHW.device) % period
+    return image_BCHW.index_select(dim, torch.minimum(place, period - place))

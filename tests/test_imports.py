@@ -18,6 +18,7 @@ ELSEWHERE = ("harness", "ray", "mlflow", "optuna", "jsonargparse", "segmentation
 IN_ONE_FUNCTION = {
     "models/smp.py": ("build_smp", "segmentation_models_pytorch"),
     "data/datasets/voc.py": ("read_sbd_label", "scipy.io"),
+    "data/image_io.py": ("webp_orientation", "PIL.Image"),
 }
 """Files in which one function may import another package."""
 
