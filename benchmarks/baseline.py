@@ -42,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5, help="Seeds of each arm.")
     options = parser.read(args)
     config = train_config(options.as_dict())
-    check_data_and_network(config)
+    check_data_and_network(config, 1)
     arms = {"supervised": 0.0, "ClassMix": config.ssl.unlabelled_weight or 1.0}
     with tempfile.TemporaryDirectory() as home, ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         uri = f"sqlite:///{home}/mlflow.db"

@@ -48,7 +48,7 @@ def main() -> None:
     source, folder = given.space, given.folder
     search = read_space(source)
     base = check_types(search.train, str(source))
-    check_data_and_network(base, ("val",))
+    check_data_and_network(base, 1, ("val",))
     axes = search_parameters(search, base, source)
     trials, points = initial_points(search, axes, source)
     optuna = OptunaSampler(axes, sampler="random", seed=search.seed, mode=search.mode, trials=trials, points=points)

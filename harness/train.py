@@ -58,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> int:
     workers, gpus = preflight.workers_and_gpus(config, options, parsed.wait, words)
     config = with_batch_size(config, workers)
     if not options.resume:
-        preflight.check_data_and_network(config)
+        preflight.check_data_and_network(config, workers)
         run_record = start_run(config, folder, options.uri)
     verb, place = (
         "resuming" if options.resume else "training",

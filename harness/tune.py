@@ -72,7 +72,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     preflight.check_trial_resources(search.resources, options.address)
     if not (folder / "trials.csv").is_file():  # after the search val is not needed, and test is read then
-        preflight.check_data_and_network(base, ("val",))
+        preflight.check_data_and_network(base, search.resources.workers_per_trial, ("val",))
     if not options.resume:
         if search.confirm.wanted:
             preflight.warn_of_missing_test(base)

@@ -11,27 +11,27 @@ from torch import nn
 from classmix_core.config import Size
 from classmix_core.data import EVALUATED, Role, check_data
 from classmix_core.data.image_io import image_files
-from classmix_core.data.samples import Samples
 from classmix_core.errors import DataError, InvalidValue
 from classmix_core.models import build_model
 from harness.cli.display import out, show_check, warn
 from harness.cli.options import CommonOptions
-from harness.config.batch_size import most_workers, require_divisible
+from harness.config.batch_size import most_workers, require_divisible, used_sizes, with_batch_size
 from harness.config.search import Resources
 from harness.config.train import TrainConfig
 from harness.errors import UserError
 from harness.inference import gallery
-from harness.training.dataloaders import load_data_once
+from harness.training.dataloaders import image_size, load_data_once
 from harness.training.pretrained import load_weights_into
 
 UNREAD = (".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff")
 """Images that are not read."""
 
 
-def check_data_and_network(config: TrainConfig, roles: tuple[Role, ...] = EVALUATED) -> None:
+def check_data_and_network(config: TrainConfig, workers: int, roles: tuple[Role, ...] = EVALUATED) -> None:
     """Read the whole data set and build the network once.
 
     Args:
+        workers: that share a batch.
         roles: which of val and test are looked at.
 
     Raises:
@@ -52,13 +52,8 @@ def check_data_and_network(config: TrainConfig, roles: tuple[Role, ...] = EVALUA
     except InvalidValue as error:
         raise UserError(f"model.{error.field}: {error}") from error
 
-    images = config.data.batch_labelled + (config.data.batch_unlabelled if config.ssl.unlabelled_weight > 0 else 0)
-    check_batch_norm(model, images, config.data.crop or config.data.resize or image_size(data.labelled))
-
-
-def image_size(samples: Samples) -> Size:
-    height, width = samples.image(0).shape[1:]
-    return height, width
+    images = sum(used_sizes(with_batch_size(config, workers)).values()) // (workers * config.accumulate)
+    check_batch_norm(model, images, image_size(config.data, data))
 
 
 def check_batch_norm(model: nn.Module, images: int, size: Size) -> None:
@@ -81,9 +76,8 @@ def check_batch_norm(model: nn.Module, images: int, size: Size) -> None:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        rule = "batch_labelled >= 2 where nothing else is in the pass (ssl.unlabelled_weight is 0) and a batch norm of "
-        rule += "the network sees one value of each image"
-        raise UserError(f"data.batch_labelled: `{rule}` must hold, but got {images}.") from error
+        rule = "a pass has 2 images or more where a batch norm of the network sees one value of each image"
+        raise UserError(f"data.batch_labelled: `{rule}` must hold, but it has {images}.") from error
 
 
 def workers_and_gpus(config: TrainConfig, options: CommonOptions, wait: bool, words: Sequence[str]) -> tuple[int, int]:

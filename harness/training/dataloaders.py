@@ -6,7 +6,7 @@ from functools import lru_cache
 from torch import Tensor
 
 from classmix_core.classmix import Batch
-from classmix_core.config import DataConfig
+from classmix_core.config import DataConfig, Size
 from classmix_core.data import EVALUATED, Data, Role, load_data
 from classmix_core.data.loader import TrainingSet, training_batches
 from classmix_core.data.samples import Samples
@@ -18,6 +18,14 @@ from harness.training.context import TrainContext
 def load_data_once(config: DataConfig, roles: tuple[Role, ...] = EVALUATED) -> Data:
     """The data set, kept for the next trial in this process."""
     return load_data(config, roles)
+
+
+def image_size(config: DataConfig, data: Data) -> Size:
+    """H, W of training images; where they differ, of one."""
+    if (size := config.crop or config.resize) is not None:
+        return size
+    height, width = data.labelled.image(0).shape[1:]
+    return height, width
 
 
 def training_set(config: DataConfig, samples: Samples, labels: bool, seed: int) -> TrainingSet:

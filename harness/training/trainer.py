@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from classmix_core.batch_generator import BatchGenerator
 from classmix_core.classmix import ClassMix
-from classmix_core.config import Size
 from classmix_core.data import Role
 from classmix_core.data.samples import Samples
 from classmix_core.ema import running_statistics
@@ -22,7 +21,7 @@ from harness.errors import Interrupted, TrainingError
 from harness.tracking import Run
 from harness.training import checkpoint
 from harness.training.context import Progress, TrainContext
-from harness.training.dataloaders import load_data_once, train_dataloader
+from harness.training.dataloaders import image_size, load_data_once, train_dataloader
 from harness.training.drawing import draw_panels
 from harness.training.evaluator import Evaluator
 from harness.training.networks import build_networks
@@ -84,7 +83,8 @@ class Trainer:
     def build(self) -> None:
         config, context = self.config, self.context
         fresh = checkpoint.newest(self.job.folder) is None
-        self.model, self.teacher = build_networks(config, len(self.data.classes), self.image_size(), context, fresh)
+        size = image_size(config.data, self.data)
+        self.model, self.teacher = build_networks(config, len(self.data.classes), size, context, fresh)
         seed = config.seed * 1_000_003
         torch.manual_seed(seed + context.rank)  # what is dropped out differs by worker
         self.generator = BatchGenerator(self.device, context.rank, context.world_size).manual_seed(seed)
@@ -201,14 +201,6 @@ class Trainer:
 
     def report(self) -> None:
         self.context.report({"step": self.next_step, **self.metrics})
-
-    def image_size(self) -> Size:
-        """H, W of training images; where they differ, of one."""
-        data = self.config.data
-        if (size := data.crop or data.resize) is not None:
-            return size
-        height, width = self.data.labelled.image(0).shape[1:]
-        return height, width
 
     def log_curve(self) -> None:
         if self.train_metrics.count == 0:

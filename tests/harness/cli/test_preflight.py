@@ -19,7 +19,7 @@ def test_one_image_a_step_is_refused_where_a_network_pools_it_to_one_value_for_a
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*TINY, "--gpus=0", f"--model.name={ASPP}", "--data.batch_labelled=1", "--ssl.unlabelled_weight=0"]
-    assert_refused(call(main, capsys, *words), here, "data.batch_labelled: `batch_labelled >= 2 where", "but got 1.")
+    assert_refused(call(main, capsys, *words), here, "data.batch_labelled: `a pass has 2 images", "but it has 1.")
 
 
 @pytest.mark.parametrize("images", [1, 2])
@@ -43,5 +43,7 @@ def test_what_is_refused_is_what_cannot_be_trained(
         return
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         model.train()(torch.zeros(images, 3, *size))
-    with pytest.raises(UserError, match=r"data.batch_labelled: `batch_labelled >= 2 where .* must hold, but got 1"):
+    with pytest.raises(
+        UserError, match=r"data.batch_labelled: `a pass has 2 images or more where .* must hold, but it has 1"
+    ):
         check_batch_norm(model, images, size)
