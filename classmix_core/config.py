@@ -42,11 +42,12 @@ class DataConfig:
     split_file: str | None = None
     """Text file with the names of the labelled images, one a line (or UniMatch's "image mask" lines)."""
     split_seed: int = 0
-    """Seed of the drawing of the labelled images and of the hold-out."""
+    """Seed of the drawing of the labelled images, and of the hash of their names by which some are held out."""
     holdout: float = 0.2
     """folder: share of the labelled images that stands in for a missing val/, and again for a missing test/.
     cityscapes, voc: share of the training images that is val (with a split file, of those that it does not name);
-    their own val is test."""
+    their own val is test. A hash of its name decides for each image, so that labelling more never moves one; of few
+    images the share is met roughly."""
     extra_unlabelled: bool = False
     """cityscapes: the images of train_extra serve unlabelled too."""
     ignore_value: int = IGNORE_INDEX

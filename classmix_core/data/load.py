@@ -1,6 +1,6 @@
 """From a configuration to the four sets of images, and the check of all their files."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +12,64 @@ from classmix_core.data.samples import EVALUATED, ArraySamples, Data, FileSample
 from classmix_core.errors import DataError, InvalidValue
 
 
-def load_data(config: DataConfig, roles: Sequence[Role] = EVALUATED) -> Data:
+def load_data(
+    config: DataConfig, roles: Sequence[Role] = EVALUATED, names: Mapping[str, Sequence[str]] | None = None
+) -> Data:
     """List (scenes: draw) the images of the roles; files are not opened yet.
 
     Args:
         roles: which of val and test are wanted; the files of one that is not are never looked for.
+        names: by role, as a run has stored them; None: as the folder gives them now.
 
     Raises:
         DataError: something is missing in the folder.
         InvalidValue: more labelled images asked for than there are, or a bad split file.
     """
-    data = LOAD[config.name](Path(config.root or ""), config, roles)
+    root = Path(config.root or "")
+    data = LOAD[config.name](root, config, roles)
+    if names is not None:
+        data = with_names(data, names, root)
     return data if config.cache == "none" else with_cache(data, config)
+
+
+def with_names(data: Data, names: Mapping[str, Sequence[str]], root: Path) -> Data:
+    """The same data set with these images in its roles, however the folder would divide them now.
+
+    One that is to serve unlabelled does so, also if it has a label by now. Scenes are drawn, and always the same.
+
+    Args:
+        names: of each role that `data` has.
+        root: named in errors.
+
+    Raises:
+        DataError: an image is gone, or has lost its label.
+    """
+    if data.pool is None:
+        return data
+    images: dict[str, Path] = {}
+    labels: dict[str, Path] = {}
+    for samples in (data.unlabelled, data.pool, data.val, data.test):
+        if samples is not None:
+            assert isinstance(samples, FileSamples)
+            images.update(zip(samples.names, samples.image_paths, strict=True))
+            labels.update(zip(samples.names, samples.label_paths or (), strict=samples.label_paths is not None))
+
+    def named(role: str) -> FileSamples:
+        assert data.pool is not None
+        with_label = role != "unlabelled"
+        for name in names[role]:
+            if name not in images:
+                raise DataError(f"{root}: must hold {name}, one of the run's {role} images, but does not.")
+            if with_label and name not in labels:
+                raise DataError(f"{root}: {name}, one of the run's {role} images, must have a label, but has none.")
+        paths = [labels[name] for name in names[role]] if with_label else None
+        return replace(
+            data.pool, names=names[role], image_paths=[images[one] for one in names[role]], label_paths=paths
+        )
+
+    labelled, unlabelled = named("labelled"), named("unlabelled")
+    val, test = (None if samples is None else named(role) for role, samples in (("val", data.val), ("test", data.test)))
+    return replace(data, labelled=labelled, unlabelled=unlabelled, val=val, test=test, warnings=())
 
 
 def with_cache(data: Data, config: DataConfig) -> Data:

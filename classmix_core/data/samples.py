@@ -127,6 +127,10 @@ class Data:
     val: Samples | None
     """None: not asked for."""
     test: Samples | None
+    pool: FileSamples | None = None
+    """Training images that have a label, whatever their role. None: nothing is in files."""
+    warnings: tuple[str, ...] = ()
+    """What a person should hear of the split."""
 
     def roles(self) -> dict[str, Samples]:
         roles = {"labelled": self.labelled, "unlabelled": self.unlabelled, "val": self.val, "test": self.test}

@@ -1,8 +1,12 @@
-"""Which images are labelled: by number or share with a seed, or by a list of names; and which are held out."""
+"""Which images are labelled: by number or share with a seed, or by a list of names; and which are held out, each by a
+hash of its own name."""
 
+import hashlib
 import math
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,8 @@ from classmix_core.data.samples import Samples
 from classmix_core.errors import DataError, require
 
 PAIR = re.compile(r"(.+\.(?:jpe?g|png|webp))\s+.+\.png", re.IGNORECASE)  # a name may hold spaces
+KEPT = "train"
+"""What is not held out."""
 
 
 def choose(count: int, amount: int, seed: int) -> tuple[list[int], list[int]]:
@@ -88,23 +94,86 @@ def split_labelled(train: Samples, config: DataConfig, default: int) -> tuple[li
     return labelled, sorted(set(range(count)) - set(labelled))
 
 
-def split_and_hold_out(train: Samples, config: DataConfig) -> tuple[list[int], list[int], list[int]]:
-    """Numbers of the training images that are val, of those that keep their labels, and of the others.
+def hash_fraction(name: str, seed: int) -> float:
+    """A number in [0, 1) that a name and a seed decide, on every machine and whatever else is there."""
+    text = f"{seed}/{unicodedata.normalize('NFC', name)}"  # macOS stores letters and their accents apart
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
-    val is drawn first, so that it does not depend on how many images are labelled; but a split file says which
-    images are labelled, and val is drawn from the others then.
+
+def role_by_name(name: str, seed: int, holdout: float, bands: Mapping[str, int]) -> str:
+    """The role whose band the name's hash lies in: band n is [n, n + 1) times `holdout`; KEPT for none."""
+    place = hash_fraction(name, seed)
+    return next((role for role, band in bands.items() if band * holdout <= place < (band + 1) * holdout), KEPT)
+
+
+def hold_out(
+    names: Sequence[str], config: DataConfig, bands: Mapping[str, int], keep: int
+) -> tuple[dict[str, list[int]], tuple[str, ...]]:
+    """Hold images out by their names, so that another image, or another label, never moves one of them.
+
+    Where a role would be empty, an image of another stands in: the one with the lowest hash (kept: the highest).
+
+    Args:
+        bands: of the roles to hold out; see `role_by_name`.
+        keep: how many are kept at least.
+
+    Returns:
+        numbers of the images by role (KEPT: the others), and a warning if some stand in.
 
     Raises:
-        InvalidValue: a split file that names so many that too few are left for val; see `split_labelled`.
+        InvalidValue: fewer images than that takes.
     """
-    count = len(train.names)
-    amount = max(1, round(config.holdout * count))
+    least = {**dict.fromkeys(bands, 1), KEPT: keep}
+    rule = f"holdout has {sum(least.values())} images or more to take {' and '.join(bands)} from"
+    require(len(names) >= sum(least.values()), "holdout", rule, len(names))
+    roles = [role_by_name(name, config.split_seed, config.holdout, bands) for name in names]
+    order = sorted(range(len(names)), key=lambda index: (hash_fraction(names[index], config.split_seed), names[index]))
+    count, moved = Counter(roles), []
+    for role, wanted in least.items():
+        for index in reversed(order) if role == KEPT else order:
+            if count[role] < wanted and count[roles[index]] > least[roles[index]]:
+                count.update({role: 1, roles[index]: -1})
+                roles[index] = role
+                moved.append(f"{names[index]} stands in for {role}")
+    warnings: tuple[str, ...] = ()
+    if moved:
+        advice = seed_without_stand_ins(names, config.holdout, bands, least)
+        warnings = (f"too few images have a role by their names: {', '.join(moved)} until there are more, {advice}.",)
+    return {role: [index for index, own in enumerate(roles) if own == role] for role in least}, warnings
+
+
+def seed_without_stand_ins(
+    names: Sequence[str], holdout: float, bands: Mapping[str, int], least: Mapping[str, int]
+) -> str:
+    """Names the split_seed under which none stands in and the numbers are nearest to the shares."""
+    shares = {**dict.fromkeys(bands, holdout), KEPT: 1 - len(bands) * holdout}
+    found = []
+    for seed in range(1000):
+        count = Counter(role_by_name(name, seed, holdout, bands) for name in names)
+        if all(count[role] >= wanted for role, wanted in least.items()):
+            found.append((sum(abs(count[role] - share * len(names)) for role, share in shares.items()), seed, count))
+    if not found:
+        return "and no data.split_seed below 1000 does without"
+    _, seed, count = min(found, key=lambda one: one[:2])
+    counts = ", ".join(f"{role} {count[role]}" for role in (KEPT, *bands))
+    return f"which may move images; under data.split_seed {seed} none ever moves ({counts})"
+
+
+def split_and_hold_out(train: Samples, config: DataConfig) -> tuple[list[int], list[int], list[int], tuple[str, ...]]:
+    """Numbers of the training images that are val, of those that keep their labels, and of the others; warnings.
+
+    val does not depend on how many images are labelled; but a split file says which images are labelled, and val is
+    taken from the others then.
+
+    Raises:
+        InvalidValue: none is left for val; see `split_labelled`.
+    """
     if config.split_file is None:
-        held, kept = choose(count, amount, config.split_seed)
+        numbers, warnings = hold_out(train.names, config, {"val": 0}, keep=1)
+        kept = numbers[KEPT]
         labelled, rest = split_labelled(train.subset(kept), config, len(kept))
-        return held, [kept[i] for i in labelled], [kept[i] for i in rest]
-    labelled, others = split_labelled(train, config, count)
-    rule = f"holdout leaves val at most the {len(others)} training images that split_file does not name"
-    require(amount <= len(others), "holdout", rule, config.holdout)
-    drawn, rest = choose(len(others), amount, config.split_seed)
-    return [others[i] for i in drawn], labelled, [others[i] for i in rest]
+        return numbers["val"], [kept[i] for i in labelled], [kept[i] for i in rest], warnings
+    labelled, others = split_labelled(train, config, len(train.names))
+    numbers, warnings = hold_out([train.names[i] for i in others], config, {"val": 0}, keep=0)
+    return [others[i] for i in numbers["val"]], labelled, [others[i] for i in numbers[KEPT]], warnings

@@ -41,6 +41,8 @@ def check_data_and_network(config: TrainConfig, workers: int, roles: tuple[Role,
         data = load_data_once(config.data, roles)
         learnt = ("labelled", "unlabelled") if config.ssl.unlabelled_weight > 0 else ("labelled",)
         show_check(check_data(data, config.data, (*learnt, *roles)))
+        for warning in data.warnings:
+            warn(warning)
     except InvalidValue as error:
         raise UserError(f"data.{error.field}: {error}") from error
     try:

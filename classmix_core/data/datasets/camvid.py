@@ -35,7 +35,7 @@ def load(root: Path, config: DataConfig, roles: Sequence[Role]) -> Data:
     labelled, rest = split_labelled(photos, config, len(photos.names))
     unlabelled = photos.without_labels().subset(rest)
     val, test = (load_split(root, role) if role in roles else None for role in EVALUATED)
-    return Data(CLASSES, PALETTE, photos.subset(labelled), unlabelled, val, test)
+    return Data(CLASSES, PALETTE, photos.subset(labelled), unlabelled, val, test, photos)
 
 
 def load_split(root: Path, split: str) -> FileSamples:

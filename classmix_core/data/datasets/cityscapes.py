@@ -49,13 +49,13 @@ def load(root: Path, config: DataConfig, roles: Sequence[Role]) -> Data:
         InvalidValue: see `split_and_hold_out`.
     """
     photos = load_split(root, "train")
-    held, labelled, rest = split_and_hold_out(photos, config)
+    held, labelled, rest, warnings = split_and_hold_out(photos, config)
     unlabelled = photos.without_labels().subset(rest)
     if config.extra_unlabelled:
         unlabelled = merge(unlabelled, load_extra(root))
     val = photos.subset(held) if "val" in roles else None
     test = load_split(root, "val") if "test" in roles else None
-    return Data(CLASSES, PALETTE, photos.subset(labelled), unlabelled, val, test)
+    return Data(CLASSES, PALETTE, photos.subset(labelled), unlabelled, val, test, photos, warnings)
 
 
 def load_split(root: Path, split: str) -> FileSamples:

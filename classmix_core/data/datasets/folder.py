@@ -13,10 +13,12 @@ from pathlib import Path
 from classmix_core.config import DataConfig
 from classmix_core.data.image_io import existing, image_files
 from classmix_core.data.samples import EVALUATED, Data, FileSamples, Role, label_path, merge, pair_files
-from classmix_core.data.splits import choose, split_labelled
+from classmix_core.data.splits import KEPT, hold_out, split_labelled
 from classmix_core.errors import DataError
 
 LAYOUT = "a folder of your own is ROOT/images/X.jpg with ROOT/labels/X.png for some, and ROOT/classes.txt"
+BANDS = {"test": 0, "val": 1}
+"""Where the hashes of the names lie that are held out; see `role_by_name`."""
 
 
 def load(root: Path, config: DataConfig, roles: Sequence[Role]) -> Data:
@@ -27,24 +29,24 @@ def load(root: Path, config: DataConfig, roles: Sequence[Role]) -> Data:
         InvalidValue: see `split_labelled`.
     """
     classes = read_classes(root)
-    pool = load_labelled(root, config.ignore_value)
+    photos = load_labelled(root, config.ignore_value)
     missing = [part for part in EVALUATED if not (root / part).is_dir()]
-    if missing and len(pool.names) < 2 + len(missing):
+    if missing and len(photos.names) < 2 + len(missing):
         folders = " and ".join(f"{part}/" for part in missing)
         rule = f"must label {2 + len(missing)} images or more where {folders} is missing"
-        raise DataError(f"{root / 'labels'}: {rule}, not {len(pool.names)}.")
-    parts: dict[Role, FileSamples] = {}
-    for seed, part in enumerate(EVALUATED):
-        if part in missing:  # held out even if it is not wanted: what is learnt from must not depend on that
-            amount = max(1, round(config.holdout * len(pool.names)))
-            held, kept = choose(len(pool.names), amount, config.split_seed + seed)
-            parts[part], pool = pool.subset(held), pool.subset(kept)
-        elif part in roles:
-            parts[part] = load_part(root, part, config.ignore_value)
+        raise DataError(f"{root / 'labels'}: {rule}, not {len(photos.names)}.")
+    # held out even if it is not wanted: what is learnt from must not depend on that
+    bands: dict[str, int] = {role: band for role, band in BANDS.items() if role in missing}
+    numbers, warnings = hold_out(photos.names, config, bands, keep=2 if missing else 1)
+    pool = photos.subset(numbers[KEPT])
     labelled, rest = split_labelled(pool, config, len(pool.names))
     unlabelled = merge(pool.subset(rest), load_unlabelled(root))
-    val, test = (parts[role] if role in roles else None for role in EVALUATED)
-    return Data(classes, palette(len(classes)), pool.subset(labelled), unlabelled, val, test)
+
+    def evaluated(role: Role) -> FileSamples:
+        return photos.subset(numbers[role]) if role in missing else load_part(root, role, config.ignore_value)
+
+    val, test = (evaluated(role) if role in roles else None for role in EVALUATED)
+    return Data(classes, palette(len(classes)), pool.subset(labelled), unlabelled, val, test, photos, warnings)
 
 
 def read_classes(root: Path) -> tuple[str, ...]:

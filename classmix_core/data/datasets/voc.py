@@ -53,11 +53,11 @@ def load(root: Path, config: DataConfig, roles: Sequence[Role]) -> Data:
         InvalidValue: see `split_and_hold_out`.
     """
     photos = load_train(root)
-    held, labelled, rest = split_and_hold_out(photos, config)
+    held, labelled, rest, warnings = split_and_hold_out(photos, config)
     unlabelled = photos.without_labels().subset(rest)
     val = photos.subset(held) if "val" in roles else None
     test = load_val(root) if "test" in roles else None
-    return Data(CLASSES, PALETTE, photos.subset(labelled), unlabelled, val, test)
+    return Data(CLASSES, PALETTE, photos.subset(labelled), unlabelled, val, test, photos, warnings)
 
 
 def load_train(root: Path) -> FileSamples:

@@ -37,7 +37,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> DataConfig:
         root: Path = request.getfixturevalue("camvid_root")
     else:
         root = {"cityscapes": build_cityscapes, "voc": build_voc}[request.param](tmp_path / "data")
-    return DataConfig(name=request.param, root=str(root), labelled=3)
+    return DataConfig(name=request.param, root=str(root), labelled=2, holdout=0.4)
 
 
 def items(data: Data, config: DataConfig, resize: tuple[int, int] | None = None) -> list[Tensor]:

@@ -240,7 +240,7 @@ def test_what_the_script_prints_is_a_split_file(voc_root: Path, tmp_path: Path) 
     (tmp_path / "labelled.txt").write_text(done.stdout)
     data = load_data(config(voc_root, name="voc", split_file=str(tmp_path / "labelled.txt")))
     assert list(data.labelled.names) == [NAMES[number] for number in sorted(NINE[:4])]
-    assert sizes(data) == [4, 3, 2, 3]
+    assert sizes(data) == [4, 4, 1, 3]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torchvision.io import write_png
 from classmix_core.data import load_data
 from classmix_core.data.datasets import cityscapes, voc
 from classmix_core.data.loader import TrainingSet
+from classmix_core.data.splits import hash_fraction
 from classmix_core.errors import DataError, InvalidValue
 from tests.classmix_core.data.roles import ROLES, check, config, names, sizes
 from tests.conftest import random_image, random_label
@@ -141,28 +142,28 @@ def test_no_mask_of_an_unlabelled_image_is_opened(own_val: tuple[str, Path, int]
         again.unlabelled.label(0)
 
 
-def test_val_is_drawn_from_what_the_split_file_does_not_name(own_val: tuple[str, Path, int], tmp_path: Path) -> None:
+def test_val_is_taken_from_what_the_split_file_does_not_name(own_val: tuple[str, Path, int], tmp_path: Path) -> None:
     name, root, count = own_val
     everything = names(load_data(config(root, name=name, labelled=1)))
     train = sorted(everything["labelled"] + everything["unlabelled"] + everything["val"])
     path = tmp_path / "labeled.txt"
-    path.write_text("\n".join(train[:-2]))
-    for seed in range(5):
-        data = load_data(config(root, name=name, split_file=str(path), split_seed=seed, holdout=0.25))
-        assert sizes(data) == [count - 2, 0, 2, 3]
-    path.write_text(train[3])
+    path.write_text("\n".join(train[:2]))
 
     def held(seed: int) -> tuple[str, ...]:
-        return tuple(load_data(config(root, name=name, split_file=str(path), split_seed=seed)).val.names)
+        data = load_data(config(root, name=name, split_file=str(path), split_seed=seed))
+        assert len(data.labelled.names) == 2
+        return tuple(data.val.names)
 
-    assert held(1) == held(1)
-    assert len({held(seed) for seed in range(8)}) > 3
+    for seed in range(8):
+        by_name = [one for one in train if hash_fraction(one, seed) < 0.2]
+        lowest = min(train[2:], key=lambda one: hash_fraction(one, seed))
+        assert list(held(seed)) == ([one for one in by_name if one in train[2:]] or [lowest])
     path.write_text("\n".join(train[:-1]))
-    rule = (
-        r"`holdout leaves val at most the 1 training images that split_file does not name` must hold, but got 0\.25\."
-    )
+    assert sizes(load_data(config(root, name=name, split_file=str(path)))) == [count - 1, 0, 1, 3]
+    path.write_text("\n".join(train))
+    rule = r"`holdout has 1 images or more to take val from` must hold, but got 0\."
     with pytest.raises(InvalidValue, match=rule) as caught:
-        load_data(config(root, name=name, split_file=str(path), holdout=0.25))
+        load_data(config(root, name=name, split_file=str(path)))
     assert caught.value.field == "holdout"
 
 

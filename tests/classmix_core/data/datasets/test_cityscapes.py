@@ -154,4 +154,4 @@ def test_unimatchs_lists_name_the_labelled_of_cityscapes(cityscapes_root: Path, 
         path.write_text("".join(line.format(name) for name in chosen))
         data = load_data(config(cityscapes_root, name="cityscapes", split_file=str(path)))
         assert list(data.labelled.names) == sorted(f"leftImg8bit/train/{name}_leftImg8bit.png" for name in chosen)
-        assert sizes(data) == [3, 3, 2, 3]
+        assert sizes(data) == [3, 4, 1, 3]

@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+from torchvision.io import write_png
 
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.data import load_data
 from classmix_core.data.datasets import folder
 from classmix_core.errors import DataError
 from tests.classmix_core.data.roles import check, config, names
-from tests.conftest import add_part
+from tests.conftest import add_part, random_image, random_label
 
 UNLABELLED = ["images/a/photo 04.jpg", "images/a/photo 07.jpg"]
 
@@ -104,7 +105,7 @@ def test_a_folder_holds_out_val_and_test_of_its_labelled_images(folder_root: Pat
     given = config(folder_root, name="folder", labelled=3)
     data = load_data(given)
     found = names(data)
-    assert [len(found[role]) for role in ("labelled", "unlabelled", "val", "test")] == [3, 3 + 2 + 3, 2, 2]
+    assert [len(found[role]) for role in ("labelled", "unlabelled", "val", "test")] == [3, 0 + 2 + 3, 2, 5]
     everything = [name for listed in found.values() for name in listed]
     assert len(set(everything)) == len(everything) == 15
     assert all(listed == sorted(listed) for listed in found.values())
@@ -120,6 +121,41 @@ def test_the_hold_out_depends_on_the_split_seed_and_not_on_how_many_are_labelled
 
     assert held(1, 2) == held(1, 5)
     assert len({held(seed, 2) for seed in range(8)}) > 4
+
+
+@pytest.mark.parametrize("has_own_test", [False, True])
+def test_labelling_more_and_adding_images_moves_none_into_or_out_of_val_and_test(
+    folder_root: Path, has_own_test: bool
+) -> None:
+    """The loop of the guide: correct a prediction, make it a label, train again."""
+    if has_own_test:
+        add_part(folder_root, "test", 1)
+    given = config(folder_root, name="folder")
+    first = load_data(given)
+    assert first.warnings == ()
+    before = names(first)
+    for name in UNLABELLED:
+        label = folder_root / "labels/a" / Path(name).with_suffix(".png").name
+        write_png(random_label(4, 9, 14, 3), str(label))
+    for index in range(20, 40):
+        write_png(random_image(index, 9, 14), str(folder_root / f"images/new {index}.png"))
+        write_png(random_label(index, 9, 14, 3), str(folder_root / f"labels/new {index}.png"))
+    after = names(load_data(given))
+    for role in ("labelled", "val", "test"):
+        assert set(before[role]) <= set(after[role]), role
+        assert len(before[role]) < len(after[role]) or (role == "test" and has_own_test)
+
+
+def test_an_image_that_stands_in_is_named_in_a_warning(folder_root: Path) -> None:
+    for path in sorted((folder_root / "labels/a").iterdir())[4:]:
+        path.unlink()
+    with_warning = [
+        seed for seed in range(8) if load_data(config(folder_root, name="folder", split_seed=seed)).warnings
+    ]
+    assert with_warning
+    (warning,) = load_data(config(folder_root, name="folder", split_seed=with_warning[0])).warnings
+    assert "images/a/photo 0" in warning
+    assert "data.split_seed" in warning
 
 
 def test_a_folder_with_val_and_test_holds_nothing_out(folder_root: Path) -> None:
