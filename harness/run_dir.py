@@ -6,7 +6,7 @@ STORAGE/NAME/splits/*.txt    the names of the images of each role
 """
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -21,7 +21,7 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     from classmix_core.data import Data
 
-RECORD = "run.json"
+RECORD, SPLITS = "run.json", "splits"
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,66 @@ def run_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+# -- the images of a run ----------------------------------------------------------------------------------------------
+
+
 def write_splits(folder: Path, data: "Data") -> None:
-    """One text file of names for each role."""
+    """One text file of names for each role that the data has, below splits/."""
     for role, samples in data.roles().items():
-        write_text(folder / "splits" / f"{role}.txt", "".join(f"{name}\n" for name in samples.names))
+        write_split(folder / SPLITS, role, samples.names)
+
+
+def write_split(splits: Path, role: str, names: Iterable[str]) -> None:
+    write_text(splits / f"{role}.txt", "".join(f"{name}\n" for name in names))
+
+
+def read_splits(splits: Path, roles: Iterable[str]) -> dict[str, list[str]]:
+    """The names that `write_splits` wrote.
+
+    Args:
+        splits: the folder of the lists.
+
+    Raises:
+        UserError: there is no list of a role, or it is damaged.
+    """
+    names = {}
+    for role in roles:
+        path = splits / f"{role}.txt"
+        try:
+            names[role] = path.read_bytes().decode("utf-8").split("\n")[:-1]  # a name may hold any other separator
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: must list the {role} images of the run, but: {error}.") from error
+    return names
+
+
+def stored_roles(splits: Path) -> list[str]:
+    """The roles that have a list."""
+    return sorted(path.stem for path in splits.glob("*.txt"))
+
+
+def require_same_images(folder: Path, data: "Data", anew: str) -> None:
+    """
+    Args:
+        folder: of a run, whose lists say what it began with.
+        data: what the data set gives now; a role that it leaves out is not compared.
+        anew: the command that starts anew.
+
+    Raises:
+        UserError: an image has another role by now, is new or gone.
+    """
+    splits = folder / SPLITS
+    stored = read_splits(splits, stored_roles(splits))
+    then = {name: role for role, names in stored.items() for name in names}
+    now = {name: role for name, role in then.items() if role not in data.roles()}
+    now |= {name: role for role, samples in data.roles().items() for name in samples.names}
+    changed = sorted(name for name in then | now if then.get(name) != now.get(name))
+    if changed:
+        told = [f"{name} ({then.get(name, 'new')} -> {now.get(name, 'gone')})" for name in changed[:3]]
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"--resume: the images must be those of {display_path(splits)}, but {len(changed)} changed: "
+            f"{', '.join(told)}{more}. Undo that, or start anew: {anew}"
+        )
 
 
 def display_path(path: Path) -> str:

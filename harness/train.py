@@ -57,7 +57,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
     workers, gpus = preflight.workers_and_gpus(config, options, parsed.wait, words)
     config = with_batch_size(config, workers)
-    if not options.resume:
+    if options.resume:
+        anew = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')} --name NEW"
+        preflight.check_same_images(config, folder, anew)
+    else:
         preflight.check_data_and_network(config, workers)
         run_record = start_run(config, folder, options.uri)
     verb, place = (
@@ -124,7 +127,7 @@ def train_and_publish(
     from harness.training.context import LocalContext
     from harness.training.trainer import TrainJob, train
 
-    job = TrainJob(config, folder, run.uri, run.run_id)
+    job = TrainJob(config, folder, run.uri, run.run_id, splits=folder / run_dir.SPLITS)
     with TrainingDisplay(config.steps) as display:
         if workers == 1 and not options.address:
             device = torch.device("cuda", 0) if gpus else torch.device("cpu")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
+from classmix_core.errors import DataError
 from harness import run_dir
 from harness.atomic import write_text
 from harness.cli.exit_code import run_command
@@ -71,8 +72,12 @@ def main(args: Sequence[str] | None = None) -> int:
     from harness.search.study import Study
 
     preflight.check_trial_resources(search.resources, options.address)
-    if not (folder / "trials.csv").is_file():  # after the search val is not needed, and test is read then
-        preflight.check_data_and_network(base, search.resources.workers_per_trial, ("val",))
+    searched = (folder / "trials.csv").is_file()  # then val is not needed any more, and test is read
+    if options.resume:
+        preflight.check_same_images(base, folder, repeat_command(folder), ("test",) if searched else ("val", "test"))
+    if not searched:
+        stored = folder / run_dir.SPLITS if options.resume else None
+        preflight.check_data_and_network(base, search.resources.workers_per_trial, ("val",), stored)
     if not options.resume:
         if search.confirm.wanted:
             preflight.warn_of_missing_test(base)
@@ -152,18 +157,25 @@ def refuse_changes(parsed: Namespace) -> None:
             raise UserError(f"train.{key}: a resumed study keeps its configuration, but got {value!r}.")
 
 
+def repeat_command(folder: Path) -> str:
+    """The command that does a study again."""
+    files = [run_dir.display_path(folder / name) for name in ("space.yaml", "config.yaml")]
+    return f"python -m harness.tune --space {files[0]} --train {files[1]}"
+
+
 def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str, experiment: str) -> "RunRecord":
     """Write the study's files and make the parent run in an MLflow experiment."""
     from harness import tracking
     from harness.training.dataloaders import load_data_once
 
-    space_file, config_file = folder / "space.yaml", folder / "config.yaml"
-    write_text(space_file, to_yaml(dataclasses.replace(search, train={})))
-    write_text(config_file, to_yaml(base))
-    run_dir.write_splits(folder, load_data_once(base.data, ("val",)))
-    files = [run_dir.display_path(file) for file in (space_file, config_file)]
-    repeat = f"python -m harness.tune --space {files[0]} --train {files[1]}"
-    tags = {**tracking.repeated_by(repeat), "harness.role": "search", tracking.FOLDER: str(folder)}
+    write_text(folder / "space.yaml", to_yaml(dataclasses.replace(search, train={})))
+    write_text(folder / "config.yaml", to_yaml(base))
+    try:
+        data = load_data_once(base.data)
+    except DataError:  # test need not be there yet: the confirmation stores its names
+        data = load_data_once(base.data, ("val",))
+    run_dir.write_splits(folder, data)
+    tags = {**tracking.repeated_by(repeat_command(folder)), "harness.role": "search", tracking.FOLDER: str(folder)}
     run = tracking.find_run(uri, experiment, folder) or tracking.Run.create(uri, experiment, folder.name, tags)
     run_record = run_dir.RunRecord("tune", uri, experiment, run.run_id)
     run_record.write(folder)

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from classmix_core.config import Size
-from classmix_core.data import EVALUATED, Role, check_data
+from classmix_core.data import EVALUATED, Role, check_data, load_data
 from classmix_core.data.image_io import image_files
 from classmix_core.errors import DataError, InvalidValue
 from classmix_core.models import build_model
+from harness import run_dir
 from harness.cli.display import out, show_check, warn
 from harness.cli.options import CommonOptions
 from harness.config.batch_size import most_workers, require_divisible, used_sizes, with_batch_size
@@ -27,18 +28,21 @@ UNREAD = (".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff")
 """Images that are not read."""
 
 
-def check_data_and_network(config: TrainConfig, workers: int, roles: tuple[Role, ...] = EVALUATED) -> None:
+def check_data_and_network(
+    config: TrainConfig, workers: int, roles: tuple[Role, ...] = EVALUATED, splits: Path | None = None
+) -> None:
     """Read the whole data set and build the network once.
 
     Args:
         workers: that share a batch.
         roles: which of val and test are looked at.
+        splits: see `load_data_once`.
 
     Raises:
         UserError, DataError: with the key or file, the rule and what was found.
     """
     try:
-        data = load_data_once(config.data, roles)
+        data = load_data_once(config.data, roles, splits)
         learnt = ("labelled", "unlabelled") if config.ssl.unlabelled_weight > 0 else ("labelled",)
         show_check(check_data(data, config.data, (*learnt, *roles)))
         for warning in data.warnings:
@@ -80,6 +84,25 @@ def check_batch_norm(model: nn.Module, images: int, size: Size) -> None:
             raise
         rule = "a pass has 2 images or more where a batch norm of the network sees one value of each image"
         raise UserError(f"data.batch_labelled: `{rule}` must hold, but it has {images}.") from error
+
+
+def check_same_images(config: TrainConfig, folder: Path, anew: str, roles: tuple[Role, ...] = EVALUATED) -> None:
+    """That the data set gives each image the role that a run has stored for it; no file is opened.
+
+    Args:
+        folder: of the run.
+        anew: the command that starts anew.
+        roles: which of val and test are compared, if the run has stored them.
+
+    Raises:
+        UserError, DataError: it does not.
+    """
+    stored = run_dir.stored_roles(folder / run_dir.SPLITS)
+    try:
+        data = load_data(config.data, tuple(role for role in roles if role in stored))
+    except InvalidValue as error:
+        raise UserError(f"data.{error.field}: {error}") from error
+    run_dir.require_same_images(folder, data, anew)
 
 
 def workers_and_gpus(config: TrainConfig, options: CommonOptions, wait: bool, words: Sequence[str]) -> tuple[int, int]:

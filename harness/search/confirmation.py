@@ -7,8 +7,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from classmix_core.config import DataConfig
+from classmix_core.data import check_data, load_data
+from harness.cli.display import show_check
 from harness.config.search import SearchConfig
+from harness.errors import UserError
+from harness.run_dir import SPLITS, read_splits, stored_roles, write_split
 from harness.search.trial_store import TrialRecord, TrialStore
+from harness.training.dataloaders import load_data_once
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,29 @@ def start_points(search: SearchConfig, trials: TrialStore) -> list[TrialRecord]:
     tried = trials.records[: len(search.start)]
     rest = [{key: values[key] for key in search.space} for values in search.start[len(tried) :]]
     return tried + [TrialRecord(-1, values, 0, "waiting") for values in rest]
+
+
+def check_test(config: DataConfig, folder: Path) -> None:
+    """Read the images that a study is scored on; their names are stored now where test was not there when it began.
+
+    Args:
+        folder: of the study.
+
+    Raises:
+        UserError: the search has learnt from one of them, or chosen by it.
+        DataError: one is missing or damaged.
+    """
+    splits = folder / SPLITS
+    stored = read_splits(splits, stored_roles(splits))
+    if "test" not in stored:
+        names = load_data(config, ("test",)).roles()["test"].names
+        used = {name: role for role, members in stored.items() for name in members}
+        for name in names:
+            if name in used:
+                rule = "test must hold images that the search has not used"
+                raise UserError(f"{config.root}: {rule}, but {name} was {used[name]}.")
+        write_split(splits, "test", names)
+    show_check(check_data(load_data_once(config, ("test",), splits), config, ("test",)))
 
 
 def plan(store: TrialStore, search: SearchConfig, trials: TrialStore, seed: int, steps: int) -> None:

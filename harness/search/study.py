@@ -9,10 +9,9 @@ from pathlib import Path
 
 import ray
 
-from classmix_core.data import check_data
 from harness import run_dir
 from harness.atomic import write_text
-from harness.cli.display import format_metric, format_value, out, show_check, warn
+from harness.cli.display import format_metric, format_value, out, warn
 from harness.cli.lifecycle import reopen_run, run_lifecycle
 from harness.cli.options import CommonOptions
 from harness.cli.signals import Interrupts
@@ -20,7 +19,7 @@ from harness.config.search import SearchConfig
 from harness.config.train import TrainConfig, flatten, override, to_yaml
 from harness.errors import RunFailed
 from harness.run_dir import RunRecord
-from harness.search import plots, tables
+from harness.search import confirmation, plots, tables
 from harness.search.confirmation import Candidate, by_seed, candidate_figures, plan, ranked, scored, write_candidates
 from harness.search.progress import SearchProgress
 from harness.search.scheduler import PruneAtReport
@@ -30,7 +29,6 @@ from harness.search.trial import TrialSetup
 from harness.search.trial_store import Phase, TrialRecord, TrialStore
 from harness.search.tuner import run_trials
 from harness.tracking import STORE_ERRORS, TRIAL, children, finish_killed_children, one_line
-from harness.training.dataloaders import load_data_once
 
 SPENT = "searched_seconds"
 
@@ -233,8 +231,8 @@ class Study:
     def confirm(self) -> None:
         """Run the best again, from new seeds, and score them on test."""
         search, metric = self.search, self.search.metric.replace("val/", "test/", 1)
-        data = load_data_once(self.base.data, ("test",))
-        show_check(check_data(data, self.base.data, ("test",)))
+        confirmation.check_test(self.base.data, self.folder)
+        self.parent.file(self.folder / run_dir.SPLITS / "test.txt", run_dir.SPLITS)
         plan(self.reruns, search, self.trials, self.base.seed, self.base.steps)
         total, seeds = len(self.reruns.records), search.confirm.seeds
         out.print(f"[bold]confirming[/]  {total} runs at full length over {seeds} new seed(s), on test")

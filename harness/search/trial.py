@@ -4,13 +4,14 @@ import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 from ray import tune
 
+from classmix_core.data import load_data
 from classmix_core.errors import DataError
 from harness import run_dir
 from harness.atomic import write_text
@@ -25,6 +26,10 @@ from harness.training.trainer import Purpose, TrainJob, train
 
 REUSABLE_AFTER = (RunFailed, UserError, DataError, torch.OutOfMemoryError, MemoryError)
 """After these a process is as good as before; after any other error it is replaced."""
+SPLIT_KEYS = {
+    f"data.{name}" for name in ("name", "root", "labelled", "split_file", "split_seed", "holdout", "extra_unlabelled")
+}
+"""Axes over which the images of a role differ from trial to trial; else all trials use those of the study."""
 FAILED = "failed"
 """Under which a trial reports why it failed."""
 
@@ -59,6 +64,9 @@ def run_trial(given: dict[str, int], setup: TrialSetup) -> None:
             run = open_trial_run(setup, record.number, folder, config)
             purpose: Purpose = "trial" if setup.phase == "trials" else "confirmation"
             job = TrainJob(config, folder, setup.run_record.tracking_uri, run.run_id, purpose)
+            job = replace(
+                job, splits=own_splits(job) if SPLIT_KEYS & set(record.values) else setup.folder / run_dir.SPLITS
+            )
             train_trial(job, setup, lambda metrics: report(metrics, setup.metric, folder))
             status = "FINISHED"
         except TrialPruned:
@@ -77,6 +85,14 @@ def run_trial(given: dict[str, int], setup: TrialSetup) -> None:
                     run.finish(status)
             if setup.resources.gpus:
                 torch.cuda.empty_cache()  # a neighbour may need it
+
+
+def own_splits(job: TrainJob) -> Path:
+    """The lists of images of a trial whose axes change the split, stored when it first starts."""
+    splits = job.folder / run_dir.SPLITS
+    if not set(job.roles) <= set(run_dir.stored_roles(splits)):  # which are written last
+        run_dir.write_splits(job.folder, load_data(job.config.data, job.roles))
+    return splits
 
 
 def train_trial(job: TrainJob, setup: TrialSetup, tell: Callable[[dict[str, float]], bool]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 
 from torch import Tensor
 
@@ -11,13 +12,24 @@ from classmix_core.data import EVALUATED, Data, Role, load_data
 from classmix_core.data.loader import TrainingSet, training_batches
 from classmix_core.data.samples import Samples
 from harness.config.train import TrainConfig
+from harness.run_dir import read_splits
 from harness.training.context import TrainContext
 
 
 @lru_cache(maxsize=4)
-def load_data_once(config: DataConfig, roles: tuple[Role, ...] = EVALUATED) -> Data:
-    """The data set, kept for the next trial in this process."""
-    return load_data(config, roles)
+def load_data_once(config: DataConfig, roles: tuple[Role, ...] = EVALUATED, splits: Path | None = None) -> Data:
+    """The data set, kept for the next trial in this process.
+
+    Args:
+        splits: folder of the lists that say which images have which role; None: as the data set gives them now.
+
+    Raises:
+        DataError, InvalidValue: as `load_data`.
+        UserError: as `read_splits`.
+    """
+    if splits is None:
+        return load_data(config, roles)
+    return load_data(config, roles, read_splits(splits, ("labelled", "unlabelled", *roles)))
 
 
 def image_size(config: DataConfig, data: Data) -> Size:

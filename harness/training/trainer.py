@@ -43,6 +43,8 @@ class TrainJob:
     tracking_uri: str
     run_id: str
     purpose: Purpose = "run"
+    splits: Path | None = None
+    """Folder of the lists of images, by role; None: as the data set gives them now."""
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -70,7 +72,7 @@ class Trainer:
         self.job, self.context, config = job, context, with_batch_size(job.config, context.world_size)
         require_divisible(config, context.world_size)
         self.config, self.device = config, context.device
-        self.data = load_data_once(config.data, job.roles)
+        self.data = load_data_once(config.data, job.roles, job.splits)
         self.evaluator = Evaluator(config, self.data, context)
         self.run_log = Run(job.tracking_uri, job.run_id) if context.rank == 0 else None
         self.next_step = 0

@@ -43,7 +43,5 @@ def test_what_is_refused_is_what_cannot_be_trained(
         return
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         model.train()(torch.zeros(images, 3, *size))
-    with pytest.raises(
-        UserError, match=r"data.batch_labelled: `a pass has 2 images .* must hold, but it has 1"
-    ):
+    with pytest.raises(UserError, match=r"data.batch_labelled: `a pass has 2 images .* must hold, but it has 1"):
         check_batch_norm(model, images, size)
