@@ -63,10 +63,10 @@ def run_trial(given: dict[str, int], setup: TrialSetup) -> None:
             config = override(setup.base, record.values)
             run = open_trial_run(setup, record.number, folder, config)
             purpose: Purpose = "trial" if setup.phase == "trials" else "confirmation"
-            job = TrainJob(config, folder, setup.run_record.tracking_uri, run.run_id, purpose)
-            job = replace(
-                job, splits=own_splits(job) if SPLIT_KEYS & set(record.values) else setup.folder / run_dir.SPLITS
-            )
+            splits = setup.folder / run_dir.SPLITS
+            job = TrainJob(config, folder, setup.run_record.tracking_uri, run.run_id, purpose, splits)
+            if SPLIT_KEYS & record.values.keys():
+                job = with_own_splits(job)
             train_trial(job, setup, lambda metrics: report(metrics, setup.metric, folder))
             status = "FINISHED"
         except TrialPruned:
@@ -87,12 +87,12 @@ def run_trial(given: dict[str, int], setup: TrialSetup) -> None:
                 torch.cuda.empty_cache()  # a neighbour may need it
 
 
-def own_splits(job: TrainJob) -> Path:
-    """The lists of images of a trial whose axes change the split, stored when it first starts."""
+def with_own_splits(job: TrainJob) -> TrainJob:
+    """For a trial whose axes change the split: lists of images of its own, stored when it first starts."""
     splits = job.folder / run_dir.SPLITS
     if not set(job.roles) <= set(run_dir.stored_roles(splits)):  # which are written last
         run_dir.write_splits(job.folder, load_data(job.config.data, job.roles))
-    return splits
+    return replace(job, splits=splits)
 
 
 def train_trial(job: TrainJob, setup: TrialSetup, tell: Callable[[dict[str, float]], bool]) -> None:

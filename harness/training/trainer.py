@@ -280,9 +280,8 @@ class Trainer:
 
     def best_file(self, network: str) -> Path:
         """The weights of the best step on val; what others read is those of the network that is evaluated."""
-        return self.job.folder / (
-            checkpoint.BEST if network == self.config.eval.network else f"best_{network}.safetensors"
-        )
+        name = checkpoint.BEST if network == self.config.eval.network else f"best_{network}.safetensors"
+        return self.job.folder / name
 
     def log_result(self, role: str, matrix: Tensor) -> None:
         if self.run_log:

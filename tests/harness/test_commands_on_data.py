@@ -41,12 +41,19 @@ def test_train_predict_and_tune_on_each_data_set(
     assert result.code == 0, result
     assert len(list((here / "out/masks").rglob("*.png"))) == len(image_files(images))
 
-    study = "trials: 2\nsampler: random\nconfirm: {top: 1, seeds: 1}\nspace: {ssl.tau: {low: 0.1, high: 0.9}}\n"
+    axis = "data.labelled: {values: [2, 1]}" if name == "folder" else "ssl.tau: {low: 0.1, high: 0.9}"
+    study = f"trials: 2\nsampler: random\nconfirm: {{top: 1, seeds: 1}}\nspace: {{{axis}}}\n"
     flags = [word.replace("--data", "--train.data") for word in data]
     result = run("harness.tune", write_space(here, study), "--name=s", *TINY_TRAIN, *flags, cwd=here)
     assert result.code == 0, result
     assert {one["state"] for one in records(here)} <= {"complete", "pruned"}
     assert "confirmed: test/miou" in result.out
+    for one in (*records(here), *records(here, "confirm")) if name == "folder" else ():
+        (path,) = here.glob(
+            f"runs/s/{'confirm' if 'seed' in one['values'] else 'trials'}/{one['number']:03d}/splits/labelled.txt"
+        )
+        labelled = path.read_text().splitlines()
+        assert len(labelled) == one["values"]["data.labelled"], "its axis changes the split, so it has lists of its own"
 
 
 PAPER = {

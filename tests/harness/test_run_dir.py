@@ -10,7 +10,17 @@ from classmix_core.data import Data
 from classmix_core.data.samples import ArraySamples
 from classmix_core.data.splits import read_names
 from harness.errors import UserError
-from harness.run_dir import RunRecord, find_unfinished, new_folder, read_run_record, run_lock, write_splits
+from harness.run_dir import (
+    RunRecord,
+    find_unfinished,
+    new_folder,
+    read_run_record,
+    read_splits,
+    require_same_images,
+    run_lock,
+    stored_roles,
+    write_splits,
+)
 
 OURS = RunRecord("train", "sqlite:///x.db", "1", "abc")
 FOREIGN = {
@@ -84,3 +94,45 @@ def test_the_list_of_a_role_is_read_back_as_a_split_file(names: list[str], tmp_p
     assert read_names(tmp_path / "splits/labelled.txt") == names
     assert read_names(tmp_path / "splits/unlabelled.txt") == names[:1]
     assert len(list((tmp_path / "splits").iterdir())) == 2, "roles that are not there have no list"
+
+
+def data_of(**roles: list[str] | None) -> Data:
+    """A data set of names alone."""
+    samples = {role: names and ArraySamples(names, torch.zeros(0), torch.zeros(0)) for role, names in roles.items()}
+    none = ArraySamples([], torch.zeros(0), torch.zeros(0))
+    return Data((), (), **{"labelled": none, "unlabelled": none, "val": None, "test": None} | samples)  # type: ignore[arg-type]
+
+
+def test_stored_names_are_read_as_they_were_whatever_they_hold(tmp_path: Path) -> None:
+    names = [" a.jpg ", "b\x0b.jpg", "c\r.jpg", "d\u2028.jpg", "e.jpg f.png", "\u00fc.jpg", "u\u0308.jpg"]
+    write_splits(tmp_path, data_of(labelled=names))
+    assert read_splits(tmp_path / "splits", stored_roles(tmp_path / "splits")) == {"labelled": names, "unlabelled": []}
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_list_that_is_missing_or_damaged_is_one_line_with_the_file(tmp_path: Path, content: bytes | None) -> None:
+    write_splits(tmp_path, data_of(labelled=["a"]))
+    if content is not None:
+        (tmp_path / "splits/val.txt").write_bytes(content)
+    with pytest.raises(UserError, match=r"splits/val\.txt: must list the val images of the run, but: .*\.$"):
+        read_splits(tmp_path / "splits", ("labelled", "val"))
+
+
+def test_images_that_changed_are_named_with_their_role_then_and_now(tmp_path: Path) -> None:
+    write_splits(tmp_path, data_of(labelled=["a", "b"], unlabelled=["c", "d", "e"], val=["f"], test=["g"]))
+    require_same_images(tmp_path, data_of(labelled=["b", "a"], unlabelled=["c", "d", "e"], val=["f"], test=["g"]), "")
+    now = data_of(labelled=["a", "c", "x"], unlabelled=["d", "e"], val=["b", "f"], test=["g"])
+    with pytest.raises(UserError) as refused:
+        require_same_images(tmp_path, now, "make anew")
+    told = "3 changed: b (labelled -> val), c (unlabelled -> labelled), x (new -> labelled). "
+    assert told in str(refused.value)
+    assert str(refused.value).endswith("start anew: make anew")
+    with pytest.raises(UserError, match=r"5 changed: a \(labelled -> gone\), b .*, c .* and 2 more\."):
+        require_same_images(tmp_path, data_of(val=["f"], test=["g"]), "")
+
+
+def test_a_role_that_is_not_asked_for_is_not_compared(tmp_path: Path) -> None:
+    write_splits(tmp_path, data_of(labelled=["a"], val=["f", "h"]))
+    require_same_images(tmp_path, data_of(labelled=["a"]), "")
+    with pytest.raises(UserError, match=r"1 changed: f \(val -> labelled\)\."):
+        require_same_images(tmp_path, data_of(labelled=["a", "f"]), "")

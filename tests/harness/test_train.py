@@ -20,6 +20,7 @@ from harness.config.train import TrainConfig
 from harness.errors import UserError
 from harness.run_dir import RunRecord
 from tests.commands import TINY, assert_refused, call, finish, interrupt, run, start, wait_for
+from tests.trees import build_folder, label_more
 
 ALL_SCENES = str(scenes.COUNTS["train"])
 LONG = (*TINY[1:], "--steps=2000", "--checkpoint_every=5", "--name=long")
@@ -262,3 +263,38 @@ def test_kill_9_then_resume_goes_on_from_the_last_checkpoint(tmp_path: Path) -> 
     (found,) = client.search_runs([client.get_experiment_by_name("train").experiment_id])
     steps = [point.step for point in client.get_metric_history(found.info.run_id, "val/miou")]
     assert sorted(set(steps)) == [10, 20, 30, 40]
+
+
+def files(folder: Path) -> dict[Path, int]:
+    """All files below a folder, with the time of their last change."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_a_resume_refuses_labels_that_were_added_and_without_them_equals_an_undisturbed_run(tmp_path: Path) -> None:
+    root = build_folder(tmp_path / "photos")
+    data = (f"--data.root={root}", "--data.name=folder", "--data.resize=[16,24]")
+    words = (*TINY[1:], *data, "--steps=60", "--eval_every=30", "--checkpoint_every=2")
+    straight = run("harness.train", *words, "--name=a", cwd=tmp_path)
+    assert straight.code == 0, straight
+    process = start("harness.train", *words, "--name=b", cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/b/checkpoints/step_*[0-9]")), process)
+    assert interrupt(process)[0].code == 130
+
+    added, before = label_more(root), (files(tmp_path / "runs"), statuses(tmp_path))
+    refused = run("harness.train", "--resume", "--name=b", cwd=tmp_path)
+    assert (refused.code, refused.err.count("\n")) == (2, 1), refused
+    assert "images/2026 summer/IMG_1008.JPG (unlabelled -> " in refused.err
+    assert "4 changed" in refused.err
+    assert "python -m harness.train --config runs/b/config.yaml --name NEW" in refused.err
+    assert (files(tmp_path / "runs"), statuses(tmp_path)) == before, "nothing is written"
+
+    for path in added:
+        path.unlink()
+    resumed = run("harness.train", "--resume", "--name=b", cwd=tmp_path)
+    assert resumed.code == 0, resumed
+    first, second = (load_file(tmp_path / f"runs/{name}/best.safetensors") for name in "ab")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    results = [result.out.split("test, student")[1].split("weights and splits")[0] for result in (straight, resumed)]
+    assert results[0] == results[1]

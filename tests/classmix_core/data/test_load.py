@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torchvision.io import write_png
 
 from classmix_core.data import load_data
@@ -165,6 +166,60 @@ def test_val_is_taken_from_what_the_split_file_does_not_name(own_val: tuple[str,
     with pytest.raises(InvalidValue, match=rule) as caught:
         load_data(config(root, name=name, split_file=str(path)))
     assert caught.value.field == "holdout"
+
+
+# ---- the names that a run has stored
+
+
+@pytest.mark.parametrize("cache", ["none", "disk"])
+@pytest.mark.parametrize("name", ["camvid", "cityscapes", "voc", "folder"])
+def test_images_have_the_roles_of_the_stored_names_however_the_folder_would_divide_them(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, cache: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root: Path = request.getfixturevalue(f"{name}_root")
+    given = config(root, name=name, labelled=2, split_seed=1, cache=cache)
+    first, other = load_data(given), load_data(replace(given, split_seed=2))
+    stored = names(first)
+    assert names(other) != stored
+    again = load_data(replace(given, split_seed=2), names=stored)
+    assert names(again) == stored
+    assert again.warnings == ()
+    for role in ("labelled", "val", "test"):
+        for index in range(len(stored[role])):
+            assert torch.equal(again.roles()[role].image(index), first.roles()[role].image(index))
+            assert torch.equal(again.roles()[role].label(index), first.roles()[role].label(index))
+    with pytest.raises(AssertionError):
+        again.unlabelled.label(0)
+    only_val = load_data(replace(given, split_seed=2), ("val",), stored)
+    assert names(only_val) == {role: stored[role] for role in ("labelled", "unlabelled", "val")}
+
+
+def test_an_image_that_was_labelled_since_stays_what_it_was(folder_root: Path) -> None:
+    given = config(folder_root, name="folder")
+    stored = names(load_data(given))
+    for index in (4, 7):
+        write_png(random_label(index, 9, 14, 3), str(folder_root / f"labels/a/photo {index:02}.png"))
+    write_png(random_image(99, 9, 14), str(folder_root / "images/new.png"))
+    assert names(load_data(given)) != stored
+    again = load_data(given, names=stored)
+    assert names(again) == stored
+    assert check(again, given)[-1] == (15, 15)
+    with pytest.raises(AssertionError):
+        again.unlabelled.label(0)
+
+
+@pytest.mark.parametrize(("part", "message"), [("images", "must hold {}, one of"), ("labels", "{}, one of")])
+def test_an_image_or_a_label_that_is_gone_is_named_with_role_and_folder(
+    folder_root: Path, part: str, message: str
+) -> None:
+    given = config(folder_root, name="folder")
+    stored = names(load_data(given))
+    gone = stored["val"][0]
+    path = folder_root / part / Path(gone).relative_to("images")
+    path.with_suffix(".png" if part == "labels" else ".jpg").unlink()
+    with pytest.raises(DataError, match=re.escape(f"{folder_root}: {message.format(gone)} the run's val images")):
+        load_data(given, names=stored)
 
 
 # ---- checking

@@ -1,0 +1,81 @@
+"""Labels that are added while a search runs change nothing in it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.config.train import TrainConfig, override
+from harness.search.trial import with_own_splits
+from harness.training.trainer import TrainJob
+from tests.commands import interrupt, run, start
+from tests.studies import BASE, records, wait_until_in_the_middle, without_time, write_space
+from tests.trees import build_folder, label_more
+
+STUDY = f"""
+trials: 5
+sampler: random
+early_stopping: null
+confirm: {{top: 1, seeds: 1}}
+resources: {{cpus: 2}}
+{BASE.replace("steps: 24", "steps: 60")}
+space:
+  ssl.tau: {{low: 0.3, high: 0.99}}
+"""
+
+
+@pytest.mark.slow
+def test_labels_added_while_a_study_runs_change_nothing_and_a_resume_refuses_them(tmp_path: Path) -> None:
+    root = build_folder(tmp_path / "photos")
+    data = ("--train.data.name=folder", f"--train.data.root={root}", "--train.data.resize=[16,24]")
+    straight, disturbed = tmp_path / "straight", tmp_path / "disturbed"
+    for folder in (straight, disturbed):
+        folder.mkdir()
+        write_space(folder, STUDY)
+    result = run("harness.tune", "--space=space.yaml", "--name=s", *data, cwd=straight)
+    assert result.code == 0, result
+
+    process = start("harness.tune", "--space=space.yaml", "--name=s", *data, cwd=disturbed)
+    wait_until_in_the_middle(disturbed, process, "trials", 1)
+    assert interrupt(process)[0].code == 130
+    added, before = label_more(root), records(disturbed)
+    refused = run("harness.tune", "--resume", "--name=s", cwd=disturbed)
+    assert (refused.code, refused.err.count("\n")) == (2, 1), refused
+    assert "IMG_1008.JPG (unlabelled -> " in refused.err
+    assert "python -m harness.tune --space runs/s/space.yaml --train runs/s/config.yaml" in refused.err
+    assert records(disturbed) == before
+    for path in added:
+        path.unlink()
+
+    process = start("harness.tune", "--resume", "--name=s", cwd=disturbed)
+    wait_until_in_the_middle(disturbed, process, "trials", 3)
+    label_more(root)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, (out, err)
+    for phase in ("trials", "confirm"):
+        assert without_time(records(disturbed, phase)) == without_time(records(straight, phase)), phase
+    lists = [
+        {path.name: path.read_text() for path in folder.glob("runs/s/splits/*")} for folder in (straight, disturbed)
+    ]
+    assert lists[0] == lists[1]
+    assert set(lists[0]) == {"labelled.txt", "unlabelled.txt", "val.txt", "test.txt"}
+
+
+def test_a_trial_whose_axis_changes_the_split_keeps_the_images_that_it_first_started_with(tmp_path: Path) -> None:
+    root, folder = build_folder(tmp_path / "photos"), tmp_path / "trial"
+    config = override(TrainConfig(), {"data.name": "folder", "data.root": str(root), "data.split_seed": 3})
+    job = with_own_splits(TrainJob(config, folder, "", "", "trial"))
+    assert job.splits == folder / "splits"
+
+    def lists() -> dict[str, str]:
+        return {path.stem: path.read_text() for path in (folder / "splits").iterdir()}
+
+    stored = lists()
+    assert set(stored) == {"labelled", "unlabelled", "val"}
+    label_more(root)
+    with_own_splits(job)
+    assert lists() == stored
+    (folder / "splits/val.txt").unlink()  # killed while it wrote them, so it has not trained yet
+    with_own_splits(replace(job, splits=None))
+    assert lists().keys() == stored.keys()
+    assert lists() != stored
