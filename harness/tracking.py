@@ -8,17 +8,20 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import torch
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunStatus, RunTag, ViewType
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 for _name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
@@ -28,6 +31,7 @@ PARENT = "mlflow.parentRunId"
 TRIAL = "harness.trial_id"
 REASON = "harness.reason"
 FOLDER = "harness.folder"
+STORE_PATIENCE = 60.0
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 """What a store that is out of reach or full raises."""
 DESCRIPTION = "mlflow.note.content"
@@ -46,6 +50,18 @@ def require_answer(uri: str) -> None:
     if place.scheme in ("http", "https") and place.hostname and place.scheme not in getproxies():
         port = place.port or {"http": 80, "https": 443}[place.scheme]
         socket.create_connection((place.hostname, port), timeout=10).close()
+
+
+@contextmanager
+def store_lock(uri: str) -> Iterator[None]:
+    """While the block lasts no other command is in such a block with the same SQLite file. A server needs no lock.
+
+    Raises:
+        OSError: its folder cannot be written, or another command held the lock for `STORE_PATIENCE` seconds.
+    """
+    file = make_url(uri).database if uri.startswith("sqlite") else None
+    with FileLock(f"{file}.lock", timeout=STORE_PATIENCE) if file else nullcontext():
+        yield
 
 
 def find_or_create_experiment(uri: str, name: str) -> str:

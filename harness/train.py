@@ -138,7 +138,8 @@ def train_and_publish(
             from harness.distributed.torch_trainer import train_on_workers
 
             metrics = train_on_workers(job, workers, gpus, options.address, options.verbose, display.show)
-    publish(run, config, folder, metrics["val/best_miou"])
+    uri = publish(run, config, folder, metrics["val/best_miou"])
+    out.print(f"registered as {uri}", markup=False)
     return metrics
 
 

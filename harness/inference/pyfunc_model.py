@@ -1,6 +1,6 @@
 """What MLflow serves: uint8 RGB images (N, H, W, 3) in, uint8 labels (N, H, W) out. MLflow runs this file itself.
 
-mlflow models serve -m models:/classmix-scenes@champion --env-manager local
+mlflow models serve -m models:/classmix-scenes-bd0b952e@champion --env-manager local
 """
 
 from typing import Any

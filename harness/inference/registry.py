@@ -1,33 +1,38 @@
 """The best network of a run as an MLflow model: safetensors and code, a signature, a version in the registry."""
 
+import hashlib
+import json
 import logging
 import math
 import re
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types import Schema, TensorSpec
 
 from classmix_core.config import DataConfig
+from classmix_core.data import EVALUATED, Data
 from classmix_core.data.samples import Samples
 from harness.config.train import TrainConfig
 from harness.inference.class_names import CLASSES
-from harness.tracking import Run
+from harness.run_dir import SPLITS
+from harness.tracking import Run, store_lock
 from harness.training import checkpoint
 from harness.training.dataloaders import load_data_once
 
 MODEL = "model"
 """Folder of a run's artefacts."""
 CHAMPION = "champion"
-"""Alias of the version that did best on val."""
+"""Alias of the version that did best on val, among those of one name."""
 VAL = "val_miou"
 INVALID_CHARS = re.compile(r"""[/:'"%]""")
 """In a name, as MLflow's registry or its queries take them."""
@@ -48,12 +53,17 @@ SIGNATURE = ModelSignature(
 )
 
 
-def publish(run: Run, config: TrainConfig, folder: Path, val_miou: float) -> None:
-    """The best network of a finished training into MLflow: a model of the run, and a version in the registry."""
-    val = load_data_once(config.data).val
-    assert val is not None
-    log_model(run, folder, val, smp=config.model.name.startswith("smp/"))
-    register(run, model_name(config.data), val_miou)
+def publish(run: Run, config: TrainConfig, folder: Path, val_miou: float) -> str:
+    """The best network of a finished training into MLflow: a model of the run, and a version in the registry.
+
+    Returns:
+        the URI of the version.
+    """
+    data = load_data_once(config.data, EVALUATED, folder / SPLITS)
+    assert data.val is not None
+    log_model(run, folder, data.val, smp=config.model.name.startswith("smp/"))
+    measured = measured_on(config, data)
+    return register(run, model_name(config.data, measured), val_miou, measured_tags(measured))
 
 
 def log_model(run: Run, folder: Path, val: Samples, smp: bool) -> None:
@@ -89,10 +99,51 @@ def requirements(smp: bool) -> list[str]:
     return [f"{name}=={version(name.split('[')[0])}" for name in names]
 
 
-def model_name(config: DataConfig) -> str:
-    """Under which a network is registered: one name a data set, so that champions compete over one thing."""
+def measured_on(config: TrainConfig, data: Data) -> dict[str, Any]:
+    """What a score on val depends on besides the network. The labels of val are read, so that relabelling counts."""
+    assert data.val is not None
+    labels = hashlib.sha256()
+    for index in range(len(data.val.names)):
+        label = data.val.label(index)
+        labels.update(f"{tuple(label.shape)}".encode() + label.numpy().tobytes())
+    names = ("window", "stride", "flip", "scales")
+    return {
+        "classes": data.classes,
+        "val": tuple(data.val.names),
+        "labels": labels.hexdigest(),
+        "size": config.data.resize if config.eval.resize_labels else None,
+        **{name: getattr(config.eval, name) for name in names},
+    }
+
+
+def identity(measured: Mapping[str, Any]) -> str:
+    """A digest: where it is the same, scores on val can be compared."""
+    return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
+
+
+def measured_tags(measured: Mapping[str, Any]) -> dict[str, str]:
+    """The identity of a version, and what it stands for in words."""
+    size, window, stride = (
+        f"{of[0]}x{of[1]}" if (of := measured[name]) else "" for name in ("size", "window", "stride")
+    )
+    words = [
+        f"{len(measured['classes'])} classes",
+        f"{len(measured['val'])} images of val",
+        f"labels resized to {size}" if size else "labels of their own size",
+        f"windows of {window}{f' every {stride}' if stride else ''}" if window else "whole images",
+        *(["mirrored too"] if measured["flip"] else []),
+        f"scales {', '.join(map(str, measured['scales']))}",
+    ]
+    return {"identity": identity(measured), "measured_on": ", ".join(words)}
+
+
+def model_name(config: DataConfig, measured: Mapping[str, Any]) -> str:
+    """Under which a network is registered: its data set, and 8 digits of what it was measured on.
+
+    So champions compete where their scores can be compared alone.
+    """
     name = f"folder-{Path(config.root).name}" if config.name == "folder" and config.root else config.name
-    return f"classmix-{INVALID_CHARS.sub('_', name)}"
+    return f"classmix-{INVALID_CHARS.sub('_', name)}-{identity(measured)[:8]}"
 
 
 def example(val: Samples) -> np.ndarray:
@@ -102,20 +153,27 @@ def example(val: Samples) -> np.ndarray:
     return np.stack([image[:, :height, :width].permute(1, 2, 0).numpy() for image in images])
 
 
-def register(run: Run, name: str, val_miou: float) -> ModelVersion:
-    """A version of the registered model `name`, one a run; the champion if none did better on val."""
+def register(run: Run, name: str, val_miou: float, tags: Mapping[str, str]) -> str:
+    """A version of the registered model `name`, one a run; the champion if none did better on val.
+
+    Returns:
+        its URI, by the alias if it is the champion.
+    """
     client = run.client
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    source = f"{client.get_run(run.run_id).info.artifact_uri}/{MODEL}"
-    known = client.search_model_versions(f"name='{name}' and run_id='{run.run_id}'")  # if it was killed after it
-    made = known[0] if known else client.create_model_version(name, source, run.run_id, tags={VAL: repr(val_miou)})
-    if worth(val_miou) >= champion_score(client, name):
+    with store_lock(run.uri):  # of two that end at once, the second shall see the first
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{client.get_run(run.run_id).info.artifact_uri}/{MODEL}"
+        known = client.search_model_versions(f"name='{name}' and run_id='{run.run_id}'")  # if it was killed after it
+        all_tags = {VAL: repr(val_miou), **tags}
+        made = known[0] if known else client.create_model_version(name, source, run.run_id, tags=all_tags)
+        if worth(val_miou) < champion_score(client, name):
+            return f"models:/{name}/{made.version}"
         client.set_registered_model_alias(name, CHAMPION, made.version)
-    return made
+        return f"models:/{name}@{CHAMPION}"
 
 
 def worth(val_miou: float) -> float:

@@ -13,12 +13,12 @@ from tests.studies import BASE, records, wait_until_in_the_middle, without_time,
 from tests.trees import build_folder, label_more
 
 STUDY = f"""
-trials: 5
+trials: 4
 sampler: random
 early_stopping: null
 confirm: {{top: 1, seeds: 1}}
 resources: {{cpus: 2}}
-{BASE.replace("steps: 24", "steps: 60")}
+{BASE}
 space:
   ssl.tau: {{low: 0.3, high: 0.99}}
 """
@@ -48,7 +48,7 @@ def test_labels_added_while_a_study_runs_change_nothing_and_a_resume_refuses_the
         path.unlink()
 
     process = start("harness.tune", "--resume", "--name=s", cwd=disturbed)
-    wait_until_in_the_middle(disturbed, process, "trials", 3)
+    wait_until_in_the_middle(disturbed, process, "trials", 2)
     label_more(root)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, (out, err)
