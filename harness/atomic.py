@@ -35,14 +35,9 @@ def atomic_file(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def publish_folder(part: Path, final: Path) -> None:
-    """Give the folder `part`, whose files are on disk, its name; if that is taken, its files replace those there."""
-    if final.exists():  # no file may be missing at any moment
-        for path in sorted(part.iterdir()):
-            os.replace(path, final / path.name)
-        part.rmdir()
-        flush_to_disk(final)
-    else:
-        part.rename(final)
+    """Give the folder `part`, whose files are on disk, its name, which must be free."""
+    flush_to_disk(part)
+    part.rename(final)
     flush_to_disk(final.parent)
 
 

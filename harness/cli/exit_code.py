@@ -1,5 +1,6 @@
 """What every command does around its work: the exit code, and the line that says why."""
 
+import errno
 import os
 import signal
 import sys
@@ -11,6 +12,8 @@ from rich.markup import escape
 from classmix_core.errors import DataError, InvalidValue
 from harness.cli.display import err
 from harness.errors import FAILED, INTERRUPTED, REFUSED, Interrupted, RunFailed, UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_command(main: Callable[[Sequence[str] | None], int], args: Sequence[str] | None = None) -> None:
@@ -30,8 +33,11 @@ def run_command(main: Callable[[Sequence[str] | None], int], args: Sequence[str]
         code = FAILED
     except (KeyboardInterrupt, Interrupted):
         code = INTERRUPTED
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            err.print(f"[bold red]failed:[/] {escape(str(error))}")
+        else:
+            traceback.print_exc()
         code = FAILED
     sys.stdout.flush()
     sys.stderr.flush()

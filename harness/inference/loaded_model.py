@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from classmix_core.config import InferenceConfig, Size
@@ -64,11 +63,7 @@ def load_files(config_file: str | Path, classes_file: str | Path, weights_file: 
         network = build_model(config.model, len(classes.names))
     except InvalidValue as error:
         raise UserError(f"model.{error.field}: {error}") from error
-    try:
-        checkpoint.load_weights(weights, network)
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{weights}: must hold the weights of {config.model.name}, but got: {reason}") from error
+    checkpoint.load_weights(weights, network)
     return LoadedModel(config, classes, network.eval())
 
 

@@ -1,67 +1,185 @@
-"""The whole state of a training run in plain folders, written atomically.
+"""The whole state of a training run in plain folders that are whole or not there, also after a loss of power.
 
 RUN/config.yaml
-RUN/checkpoints/step_00000100/{state.pt, rank_0.pt, ...}     the newest one; what a resumed run starts from
-RUN/best.safetensors, best_teacher.safetensors               weights of the best step on val; the first: of eval.network
+RUN/checkpoints/step_00000100/{state.pt, rank_0.pt, ..., manifest.json}   the last two; a resume checks them
+RUN/checkpoints/step_00000100_2/                  saved once more at that step, by a resumed run
+RUN/best.safetensors, best_teacher.safetensors    weights of the best step on val; the first: of eval.network
+RUN/training.lock                                 held by rank 0 while it trains
 """
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from harness.atomic import FORMAT, atomic_file, publish_folder, require_format
+from harness.atomic import FORMAT, atomic_file, flush_to_disk, publish_folder, require_format
+from harness.errors import RunFailed, UserError
+from harness.training.context import TrainContext, first_said
+from harness.training.manifest import SHARED, choose, in_order, key, write_manifest
 
 State = dict[str, Any]
 """What torch.save writes and `weights_only` reads."""
 BEST = "best.safetensors"
+PART = ".part"
+PATIENCE = 60.0
+"""Seconds to wait for what a killed command has left running: Ray's workers outlive it by 3 to 11."""
 
 
-def save(
-    folder: Path,
-    step: int,
-    shared: Callable[[], State],
-    own: State,
-    rank: int,
-    barrier: Callable[[], None],
-) -> None:
-    """Write one checkpoint, of all workers, and remove the older ones.
-
-    It appears under its name only when all of it is there, so that a killed run leaves the one before.
+class Checkpoints:
+    """The checkpoints of a run, for one of its workers. All workers make it, and call each method, together.
 
     Args:
         folder: of the run.
-        step: optimiser steps done.
-        shared: gives what is the same on every worker; called and written by rank 0.
-        own: what differs by worker, such as random states.
-        barrier: returns when every worker has called it.
+
+    Raises:
+        RunFailed: they cannot be read.
     """
-    parent = folder / "checkpoints"
-    final = parent / f"step_{step:08d}"
-    part = parent / f"{final.name}.part"
-    part.mkdir(parents=True, exist_ok=True)
-    with atomic_file(part / f"rank_{rank}.pt") as file:
-        torch.save(own, file)
-    if rank == 0:
-        with atomic_file(part / "state.pt") as file:
-            torch.save({"format": FORMAT, **shared()}, file)
-    barrier()
-    if rank == 0:
-        publish_folder(part, final)
-        for old in parent.iterdir():
-            if old != final:
-                shutil.rmtree(old)
-    barrier()
+
+    def __init__(self, folder: Path, context: TrainContext) -> None:
+        self.parent, self.context = folder / "checkpoints", context
+        self.last: Path | None = None
+        """The newest that is whole: at first what the run goes on from."""
+        found: list[str] = []
+        self.together(lambda: found.extend(choose(self.parent)), f"{self.parent} cannot be read", rank_0_alone=True)
+        name, _, self.passed_over = first_said(context, "\n".join(found)).partition("\n")
+        """The second is a line for the user, if newer ones are damaged."""
+        self.last = self.parent / name if name else None
+
+    def save(self, step: int, shared: Callable[[], State], own: State) -> None:
+        """Write one checkpoint, of all workers, and remove all but it and the one before.
+
+        It appears under its name only when all of it is on disk, so that a killed run leaves the ones before.
+
+        Args:
+            step: optimiser steps done.
+            shared: gives what is the same on every worker; called and written by rank 0.
+            own: what differs by worker, such as random states.
+
+        Raises:
+            RunFailed: it cannot be written, on any worker. What was is removed; those before are left.
+        """
+        rank, final = self.context.rank, self.parent / self.next_name(step)
+        part, trouble = final.with_suffix(PART), f"{final} cannot be written"
+
+        def clear() -> None:
+            """What killed attempts left, maybe of more workers, must not get into this one; what is damaged goes."""
+            if not self.parent.is_dir():
+                self.parent.mkdir()
+                flush_to_disk(self.parent.parent)
+            damaged = [path for path in in_order(self.parent) if self.last is None or key(path) > key(self.last)]
+            for path in (*self.parent.glob(f"*{PART}"), *damaged):
+                shutil.rmtree(path)
+            part.mkdir()
+
+        def write() -> None:
+            write_state(part / f"rank_{rank}.pt", own)
+            if rank == 0:
+                write_state(part / SHARED, {"format": FORMAT, **shared()})
+
+        def publish() -> None:
+            write_manifest(part)
+            publish_folder(part, final)
+            for old in in_order(self.parent)[:-2]:
+                shutil.rmtree(old, ignore_errors=True)  # once more after the next one
+
+        try:
+            self.together(clear, trouble, rank_0_alone=True)
+            self.together(write, trouble)
+            self.together(publish, trouble, rank_0_alone=True)
+        except RunFailed:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        self.last = final
+
+    def next_name(self, step: int) -> str:
+        """That of the next checkpoint: a second one at a step gets a number of its own, from 2 on."""
+        before, number = key(self.last) if self.last else (-1, 0)
+        return f"step_{step:08d}" + (f"_{number + 1}" if before == step else "")
+
+    def save_weights(self, files: Mapping[Path, nn.Module]) -> None:
+        """Weights alone, by rank 0.
+
+        Raises:
+            RunFailed: a file cannot be written; the old one is left.
+        """
+
+        def write() -> None:
+            for path, network in files.items():
+                save_weights(path, network)
+
+        self.together(write, f"{' and '.join(map(str, files))} cannot be written", rank_0_alone=True)
+
+    def together(self, work: Callable[[], object], trouble: str, rank_0_alone: bool = False) -> None:
+        """Do the work; no worker goes on before all are done, and none if one could not.
+
+        Args:
+            trouble: what is the case if it cannot be done.
+            rank_0_alone: all others only wait.
+
+        Raises:
+            RunFailed: the system refused to read or to write.
+        """
+        reason = "" if rank_0_alone and self.context.rank > 0 else reason_of_failure(work)
+        if reason := first_said(self.context, reason):
+            kept = f"; the last checkpoint, of step {step_of(self.last)}, is whole" if self.last else ""
+            raise RunFailed(f"{trouble}: {reason}{kept}.")
+
+
+@contextmanager
+def sole_writer(folder: Path, context: TrainContext) -> Iterator[None]:
+    """Wait until no other process trains in a run's folder, and keep others out while the block lasts.
+
+    Raises:
+        RunFailed: one still does after `PATIENCE` seconds.
+    """
+    lock, trouble = FileLock(folder / "training.lock"), ""
+    if context.rank == 0:
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            trouble = f"{folder}: a process of another command still trains there, after {PATIENCE:g} s."
+    if trouble := first_said(context, trouble):
+        raise RunFailed(trouble)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def newest(folder: Path) -> Path | None:
     """The checkpoint that a run in `folder` goes on from, if there is one."""
-    found = [path for path in (folder / "checkpoints").glob("step_*") if path.suffix != ".part"]
-    return max(found, default=None)
+    name, _ = choose(folder / "checkpoints")
+    return folder / "checkpoints" / name if name else None
+
+
+def reason_of_failure(work: Callable[[], object]) -> str:
+    """Do the work; if the system refused to read or to write, why, else nothing."""
+    try:
+        work()
+    except OSError as error:
+        return error.strerror or str(error)
+    except RuntimeError as error:  # by which torch.save replaces what writing to the file has raised
+        if not isinstance(error.__context__, OSError):
+            raise
+        return error.__context__.strerror or str(error.__context__)
+    return ""
+
+
+def write_state(path: Path, state: State) -> None:
+    """By torch.save, and onto the disk."""
+    with path.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def step_of(checkpoint: Path) -> int:
@@ -76,8 +194,8 @@ def load(checkpoint: Path, rank: int) -> tuple[State, State | None]:
         UserError: the checkpoint is of another format.
     """
     own = checkpoint / f"rank_{rank}.pt"
-    shared = load_file_safely(checkpoint / "state.pt")
-    require_format(shared.pop("format", None), checkpoint / "state.pt")
+    shared = load_file_safely(checkpoint / SHARED)
+    require_format(shared.pop("format", None), checkpoint / SHARED)
     return shared, load_file_safely(own) if own.exists() else None
 
 
@@ -104,8 +222,16 @@ def save_weights(path: Path, model: nn.Module) -> None:
     """Weights alone, as safetensors, replaced atomically."""
     weights: dict[str, Tensor] = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with atomic_file(path) as part:
-        save_file(weights, part)
+        part.write_bytes(to_bytes(weights))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    model.load_state_dict(load_file(path))
+    """
+    Raises:
+        UserError: the file is missing or damaged, or of another network.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: must hold the weights of the network, but got: {reason}") from error

@@ -58,11 +58,13 @@ def train(job: TrainJob, context: TrainContext) -> dict[str, float]:
     Raises:
         Interrupted: `context.stopping` said so; the state is saved.
         TrainingError: the loss is no longer finite.
+        RunFailed: a checkpoint cannot be read or written.
     """
-    trainer = Trainer(job, context)
-    trainer.restore()
-    trainer.run()
-    return trainer.metrics
+    with checkpoint.sole_writer(job.folder, context):
+        trainer = Trainer(job, context)
+        trainer.restore()
+        trainer.run()
+        return trainer.metrics
 
 
 class Trainer:
@@ -74,6 +76,7 @@ class Trainer:
         self.config, self.device = config, context.device
         self.data = load_data_once(config.data, job.roles, job.splits)
         self.evaluator = Evaluator(config, self.data, context)
+        self.checkpoints = checkpoint.Checkpoints(job.folder, context)
         self.run_log = Run(job.tracking_uri, job.run_id) if context.rank == 0 else None
         self.next_step = 0
         self.metrics: dict[str, float] = {}
@@ -83,8 +86,7 @@ class Trainer:
         self.build()
 
     def build(self) -> None:
-        config, context = self.config, self.context
-        fresh = checkpoint.newest(self.job.folder) is None
+        config, context, fresh = self.config, self.context, self.checkpoints.last is None
         size = image_size(config.data, self.data)
         self.model, self.teacher = build_networks(config, len(self.data.classes), size, context, fresh)
         seed = config.seed * 1_000_003
@@ -131,18 +133,18 @@ class Trainer:
         self.average_buffers()
         if self.run_log:
             self.run_log.flush()  # a run that goes on from here does not log these steps again
-        own = checkpoint.random_state(self.device)
-        barrier = self.context.barrier
-        checkpoint.save(self.job.folder, self.next_step, self.shared_state, own, self.context.rank, barrier)
+        self.checkpoints.save(self.next_step, self.shared_state, checkpoint.random_state(self.device))
 
     def restore(self) -> None:
-        """Go on from the newest checkpoint of the run's folder, if there is one."""
+        """Go on from the newest whole checkpoint of the run's folder, if there is one."""
         if self.run_log:
             self.run_log.load_logged_steps()
-        found = checkpoint.newest(self.job.folder)
-        if found is None:
+            if self.checkpoints.passed_over:
+                self.run_log.tags({"harness.warning": self.checkpoints.passed_over})
+                self.context.show(Progress(0, self.config.steps, message=self.checkpoints.passed_over))
+        if self.checkpoints.last is None:
             return
-        shared, own = checkpoint.load(found, self.context.rank)
+        shared, own = checkpoint.load(self.checkpoints.last, self.context.rank)
         self.next_step, self.best, self.metrics = shared["step"], shared["best"], shared["metrics"]
         self.unevaluated = shared["unevaluated"]
         self.model.load_state_dict(shared["student"])
@@ -243,9 +245,8 @@ class Trainer:
         first = self.best["step"] < 0  # also where no pixel of val is labelled and mIoU is NaN
         if first or self.metrics["val/miou"] > self.best["val/miou"]:
             self.best = {"step": float(self.next_step), "val/miou": self.metrics["val/miou"]}
-            if self.run_log and self.job.purpose == "run":
-                for name, network in self.networks.items():
-                    checkpoint.save_weights(self.best_file(name), network)
+            if self.job.purpose == "run":
+                self.checkpoints.save_weights({self.best_file(name): net for name, net in self.networks.items()})
         self.metrics["val/best_miou"] = self.best["val/miou"]
         if self.run_log:
             self.run_log.metrics(self.next_step, self.metrics)
