@@ -6,8 +6,9 @@ STORAGE/NAME/splits/*.txt    the names of the images of each role
 """
 
 import shlex
+import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -57,31 +58,64 @@ def read_run_record(folder: Path) -> RunRecord | None:
         raise UserError(f"{path}: must be the record of a run, but got: {error}") from error
 
 
-def new_folder(storage: Path, name: str | None, kind: str) -> Path:
-    """The folder of a new run, not made yet.
+@contextmanager
+def claim_folder(storage: Path, name: str | None, kind: str) -> Iterator[Path]:
+    """Make the folder of a new run, and keep other commands off it for as long as the block lasts.
+
+    Where there is no record of a run when the block ends, the command was refused: what was made is removed.
+
+    Args:
+        name: None: the time, and a number where several commands start in the same second.
 
     Raises:
-        UserError: the name is taken.
+        UserError: the name is taken, or no folder can be made there.
     """
-    if name is None:
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        return unused(storage / f"{kind}-{stamp}")
-    if "/" in name or name.startswith("."):
+    if name is not None and ("/" in name or name.startswith(".")):
         raise UserError(f"--name: must be a plain folder name, but got {name!r}.")
-    folder = storage / name
+    missing = [path for path in (storage, *storage.parents) if not path.exists()]
+    with ExitStack() as stack:
+        try:
+            folder, made = make_folder(storage, name, f"{kind}-{datetime.now():%Y%m%d-%H%M%S}")
+            stack.enter_context(run_lock(folder, "--name"))
+        except OSError as error:
+            rule = "--storage-path: must be a folder in which others can be made"
+            raise UserError(f"{rule}, but got {storage}: {error.strerror}.") from error
+        try:
+            refuse_taken(folder)
+            yield folder
+        finally:
+            if made and not (folder / RECORD).exists():
+                shutil.rmtree(folder)
+                for path in missing:
+                    with suppress(OSError):  # another command has a folder in it
+                        path.rmdir()
+
+
+def make_folder(storage: Path, name: str | None, stamp: str) -> tuple[Path, bool]:
+    """The folder of that name, or else a new one called after the stamp; and whether it was not there before."""
+    if name is not None:
+        made = not (storage / name).exists()
+        (storage / name).mkdir(parents=True, exist_ok=True)
+        return storage / name, made
+    candidate, number = storage / stamp, 1
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+            return candidate, True
+        except FileExistsError:  # of a command that started in the same second
+            number += 1
+            candidate = storage / f"{stamp}-{number}"
+
+
+def refuse_taken(folder: Path) -> None:
+    """
+    Raises:
+        UserError: there is a run in the folder.
+    """
     run_record = read_run_record(folder)
     if run_record is not None:
         way_on = "another --name" if run_record.finished else "--resume to go on with it, or another --name"
         raise UserError(f"--name: a new run needs an unused name, but {folder} exists; give {way_on}.")
-    return folder
-
-
-def unused(folder: Path) -> Path:
-    number, candidate = 1, folder
-    while candidate.exists():
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate
 
 
 def find_unfinished(storage: Path, name: str | None, kind: str) -> tuple[Path, RunRecord]:
@@ -114,8 +148,11 @@ def find_unfinished(storage: Path, name: str | None, kind: str) -> tuple[Path, R
 
 
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path, flag: str = "--resume") -> Iterator[Path]:
     """Keep other commands off a run for as long as the block lasts; a killed process lets go by itself.
+
+    Args:
+        flag: by which the user has asked for it.
 
     Raises:
         UserError: another command is at work on it.
@@ -124,9 +161,9 @@ def run_lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise UserError(f"--resume: {folder} must not be running, but another command is at work on it.") from error
+        raise UserError(f"{flag}: {folder} must not be running, but another command is at work on it.") from error
     try:
-        yield
+        yield folder
     finally:
         lock.release()
 

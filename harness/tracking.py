@@ -31,7 +31,8 @@ PARENT = "mlflow.parentRunId"
 TRIAL = "harness.trial_id"
 REASON = "harness.reason"
 FOLDER = "harness.folder"
-STORE_PATIENCE = 60.0
+STORE_PATIENCE = 300.0
+"""Seconds; a busy machine may take a minute to make a store."""
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 """What a store that is out of reach or full raises."""
 DESCRIPTION = "mlflow.note.content"
@@ -65,15 +66,16 @@ def store_lock(uri: str) -> Iterator[None]:
 
 
 def find_or_create_experiment(uri: str, name: str) -> str:
-    """The id of an experiment, made if need be. Call it in the driver alone: a new database is no place for a race."""
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(name)
-    if experiment is not None:
-        if experiment.lifecycle_stage == "deleted":
-            client.restore_experiment(experiment.experiment_id)
-        return experiment.experiment_id
-    location = (Path.cwd() / "mlruns").as_uri() if uri.startswith("sqlite:///") else None
-    return client.create_experiment(name, artifact_location=location)
+    """The id of an experiment, made if need be, and the store with it: of 4 commands that make one at once 3 die."""
+    with store_lock(uri):
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            if experiment.lifecycle_stage == "deleted":
+                client.restore_experiment(experiment.experiment_id)
+            return experiment.experiment_id
+        location = (Path.cwd() / "mlruns").as_uri() if uri.startswith("sqlite:///") else None
+        return client.create_experiment(name, artifact_location=location)
 
 
 def repeated_by(command: str) -> dict[str, str]:

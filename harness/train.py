@@ -50,14 +50,31 @@ def main(args: Sequence[str] | None = None) -> int:
         if options.tracking_uri not in (None, run_record.tracking_uri):
             raise UserError(f"--tracking-uri: a resumed run keeps its own, but got {options.tracking_uri!r}.")
         config = resumed_config(folder, words)
-    else:
-        config = train_config(parsed.as_dict())
-        folder = run_dir.new_folder(options.storage, options.name, "train")
+        with run_dir.run_lock(folder):
+            return run_training(config, folder, run_record, options, parsed.wait, words)
+    config = train_config(parsed.as_dict())
+    with run_dir.claim_folder(options.storage, options.name, "train") as folder:
+        return run_training(config, folder, None, options, parsed.wait, words)
+
+
+def run_training(
+    config: TrainConfig,
+    folder: Path,
+    run_record: "RunRecord | None",
+    options: CommonOptions,
+    wait: bool,
+    words: Sequence[str],
+) -> int:
+    """Check what it needs, then train to the end; returns the exit code.
+
+    Args:
+        run_record: of the run that is resumed.
+    """
     from harness.cli import lifecycle, preflight  # torch and MLflow, which take seconds to import
 
-    workers, gpus = preflight.workers_and_gpus(config, options, parsed.wait, words)
+    workers, gpus = preflight.workers_and_gpus(config, options, wait, words)
     config = with_batch_size(config, workers)
-    if options.resume:
+    if run_record is not None:
         anew = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')} --name NEW"
         preflight.check_same_images(config, folder, anew)
     else:
@@ -70,14 +87,13 @@ def main(args: Sequence[str] | None = None) -> int:
     batch = " + ".join(map(str, used_sizes(config).values()))
     what = f"{config.data.name}, {config.model.name}, {config.steps} steps of {batch} images, {place}"
     out.print(f"[bold]{verb} {escape(run_dir.display_path(folder))}[/]  {escape(what)}")
-    with run_dir.run_lock(folder):
-        run = lifecycle.reopen_run(run_record)
-        resume = run_dir.resume_command("harness.train", folder, options.storage_path, options.address)
-        with lifecycle.run_lifecycle(run, run_record, folder, resume):
-            run.tags({"harness.workers": str(workers), "harness.gpus": str(gpus)})
-            run.params(flatten(config))  # once more when it is resumed, in case it was cut short
-            run.files(folder, "config.yaml", "classes.json")
-            metrics = train_and_publish(config, folder, run, workers, gpus, options)
+    run = lifecycle.reopen_run(run_record)
+    resume = run_dir.resume_command("harness.train", folder, options.storage_path, options.address)
+    with lifecycle.run_lifecycle(run, run_record, folder, resume):
+        run.tags({"harness.workers": str(workers), "harness.gpus": str(gpus)})
+        run.params(flatten(config))  # once more when it is resumed, in case it was cut short
+        run.files(folder, "config.yaml", "classes.json")
+        metrics = train_and_publish(config, folder, run, workers, gpus, options)
     from harness.training.trainer import NETWORKS
 
     show_result(metrics, NETWORKS, config.eval.network, run_dir.display_path(folder))
@@ -97,7 +113,7 @@ def resumed_config(folder: Path, words: Sequence[str]) -> TrainConfig:
 
 
 def start_run(config: TrainConfig, folder: Path, uri: str) -> "RunRecord":
-    """Make the run's folder and its MLflow run."""
+    """Fill the run's folder and make its MLflow run."""
     from harness import tracking
     from harness.cli.lifecycle import open_experiment
     from harness.inference.class_names import write_classes
@@ -105,7 +121,6 @@ def start_run(config: TrainConfig, folder: Path, uri: str) -> "RunRecord":
     from harness.training.dataloaders import load_data_once
 
     experiment, data = open_experiment(uri, EXPERIMENT), load_data_once(config.data)
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", to_yaml(config))
     write_classes(folder, data)
     write_splits(folder, data)

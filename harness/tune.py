@@ -60,10 +60,22 @@ def main(args: Sequence[str] | None = None) -> int:
         folder, run_record = run_dir.find_unfinished(options.storage, options.name, "tune")
         refuse_changes(parsed)
         search, base = read_space(folder / "space.yaml"), load_config(folder / "config.yaml")
-    else:
-        search, base, source = new_study(parsed, args)
-        initial_points(search, search_parameters(search, base, source), source)  # refuses what cannot be searched
-        folder = run_dir.new_folder(options.storage, options.name, "tune")
+        with run_dir.run_lock(folder):
+            return run_study(search, base, folder, run_record, options)
+    search, base, source = new_study(parsed, args)
+    initial_points(search, search_parameters(search, base, source), source)  # refuses what cannot be searched
+    with run_dir.claim_folder(options.storage, options.name, "tune") as folder:
+        return run_study(search, base, folder, None, options)
+
+
+def run_study(
+    search: SearchConfig, base: TrainConfig, folder: Path, run_record: "RunRecord | None", options: CommonOptions
+) -> int:
+    """Check what it needs, then search to the end; returns the exit code.
+
+    Args:
+        run_record: of the study that is resumed.
+    """
     # torch, MLflow and Ray, which take seconds to import; nothing may be begun before it can go on
     from harness.cli import preflight
     from harness.cli.lifecycle import open_experiment
@@ -78,7 +90,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if not searched:
         stored = folder / run_dir.SPLITS if options.resume else None
         preflight.check_data_and_network(base, search.resources.workers_per_trial, ("val",), stored)
-    if not options.resume:
+    if run_record is None:
         if search.confirm.wanted:
             preflight.warn_of_missing_test(base)
         preflight.check_metric(search.metric, base)
@@ -87,19 +99,16 @@ def main(args: Sequence[str] | None = None) -> int:
     sure = options.address is None and search.resources.workers_per_trial == 1
     try:
         with Interrupts("stopping the trials") as interrupts, ThreadPoolExecutor(1) as pool:
-            opening = pool.submit(open_experiment, uri, folder.name) if sure and not options.resume else None
+            opening = pool.submit(open_experiment, uri, folder.name) if sure and run_record is None else None
             with connected_for_trials(search.resources, options.address, options.verbose) as max_concurrent_trials:
                 interrupts.install()
                 interrupts.deferred = True  # until the study, which exists from now on, can say how to go on with it
-                if not options.resume:
+                if run_record is None:
                     experiment = opening.result() if opening else open_experiment(uri, folder.name)
-                    folder.mkdir(parents=True, exist_ok=True)
-                with run_dir.run_lock(folder):
-                    if not options.resume:
-                        run_record = start_study(search, base, folder, uri, experiment)
-                    resume = run_dir.resume_command("harness.tune", folder, options.storage_path, options.address)
-                    study = Study(search, base, folder, run_record, resume, interrupts, max_concurrent_trials)
-                    study.run(options)
+                    run_record = start_study(search, base, folder, uri, experiment)
+                resume = run_dir.resume_command("harness.tune", folder, options.storage_path, options.address)
+                study = Study(search, base, folder, run_record, resume, interrupts, max_concurrent_trials)
+                study.run(options)
     except (KeyboardInterrupt, SystemExit):  # before the study began; the latter from Ray's own handler of SIGTERM
         return INTERRUPTED
     return DONE

@@ -1,6 +1,8 @@
 """How a run is found again, whatever else lies beside it."""
 
 import json
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,8 @@ from classmix_core.data.splits import read_names
 from harness.errors import UserError
 from harness.run_dir import (
     RunRecord,
+    claim_folder,
     find_unfinished,
-    new_folder,
     read_run_record,
     read_splits,
     require_same_images,
@@ -53,7 +55,7 @@ def test_a_folder_that_cannot_be_read_does_not_keep_another_from_being_resumed(s
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_one_that_is_asked_for_by_name_is_one_line_with_the_file(storage: Path, name: str) -> None:
-    for ask in (lambda: find_unfinished(storage, name, "train"), lambda: new_folder(storage, name, "train")):
+    for ask in (lambda: find_unfinished(storage, name, "train"), lambda: claim(storage, name)):
         with pytest.raises(UserError) as refused:
             ask()  # type: ignore[no-untyped-call]
         assert str(storage / name / "run.json") in str(refused.value)
@@ -85,6 +87,60 @@ def test_a_run_is_locked_for_others_as_long_as_it_is_worked_on(tmp_path: Path) -
     with run_lock(tmp_path), pytest.raises(UserError, match="another command is at work on it"):
         again()
     again()
+
+
+# -- the folder of a new run ------------------------------------------------------------------------------------------
+
+
+def claim(storage: Path, name: str | None) -> Path:
+    """By a command that gets as far as to make its record."""
+    with claim_folder(storage, name, "train") as folder:
+        OURS.write(folder)
+    return folder
+
+
+def test_commands_that_start_in_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: claim(tmp_path / "runs", None), range(24)))
+    assert len(set(folders)) == 24
+    assert set((tmp_path / "runs").iterdir()) == set(folders)
+    assert all(re.fullmatch(r"train-\d{8}-\d{6}(-\d+)?", folder.name) for folder in folders)
+
+
+def test_a_folder_is_locked_from_the_moment_it_is_there(tmp_path: Path) -> None:
+    with claim_folder(tmp_path, "a", "train"), pytest.raises(UserError) as refused:
+        claim(tmp_path, "a")
+    assert str(refused.value) == (f"--name: {tmp_path}/a must not be running, but another command is at work on it.")
+    assert claim(tmp_path, "a") == tmp_path / "a"
+    with pytest.raises(UserError, match=r"--name: a new run needs an unused name, but .*/a exists; give --resume"):
+        claim(tmp_path, "a")
+    OURS.end(tmp_path / "a")
+    with pytest.raises(UserError, match=r"but .*/a exists; give another --name"):
+        claim(tmp_path, "a")
+
+
+@pytest.mark.parametrize("name", [None, "a"])
+def test_a_command_that_is_refused_leaves_no_folder(name: str | None, tmp_path: Path) -> None:
+    def refused(storage: Path) -> None:
+        with claim_folder(storage, name, "train") as folder:
+            (folder / "config.yaml").touch()
+            raise UserError("steps")
+
+    with pytest.raises(UserError, match="steps"):
+        refused(tmp_path / "new/runs")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs/a/mine").mkdir(parents=True)
+    with pytest.raises(UserError, match="steps"):
+        refused(tmp_path / "runs")
+    assert [path.name for path in tmp_path.glob("runs/*")] == ["a"]
+    assert (tmp_path / "runs/a/mine").is_dir(), "what was there before stays"
+
+
+@pytest.mark.parametrize(("storage", "name"), [("file", None), ("file/runs", "a"), (".", "file")])
+def test_where_no_folder_can_be_made_it_is_one_line(storage: str, name: str | None, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^--storage-path: must be a folder in which .*, but got [^\n]+: [^\n]+\.$"):
+        claim(tmp_path / storage, name)
 
 
 @pytest.mark.parametrize("names", [["a.jpg", "b.jpg"], ["images/a/photo 00.jpg", "images/ü 01.jpg"]])

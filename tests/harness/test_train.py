@@ -249,6 +249,40 @@ def test_ctrl_c_saves_says_how_to_resume_and_resume_goes_on(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_commands_of_the_same_second_share_neither_folder_nor_run(tmp_path: Path) -> None:
+    """In a fresh folder, where they also make the MLflow store together."""
+    seeds = range(4)
+    results = [finish(one) for one in [start("harness.train", *TINY, f"--seed={seed}", cwd=tmp_path) for seed in seeds]]
+    assert [result.code for result in results] == [0] * 4, results
+    folders = list((tmp_path / "runs").iterdir())
+    assert len(folders) == 4
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("train").experiment_id])
+    assert {item.info.run_name: item.info.status for item in runs} == dict.fromkeys(
+        (folder.name for folder in folders), "FINISHED"
+    )
+    assert len(client.search_model_versions()) == 4
+    of_run = {item.info.run_name: item.data.params["seed"] for item in runs}
+    assert set(of_run.values()) == {str(seed) for seed in seeds}
+    for folder in folders:
+        seed = of_run[folder.name]
+        assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == int(seed)
+        assert run("harness.train", *TINY, f"--seed={seed}", f"--name=alone{seed}", cwd=tmp_path).code == 0
+        weights = [path / "best.safetensors" for path in (folder, tmp_path / f"runs/alone{seed}")]
+        assert weights[0].read_bytes() == weights[1].read_bytes(), seed
+
+
+@pytest.mark.slow
+def test_of_two_commands_with_one_name_one_is_refused_and_the_other_works(tmp_path: Path) -> None:
+    results = [finish(one) for one in [start("harness.train", *TINY, "--name=a", cwd=tmp_path) for _ in range(2)]]
+    done, refused = sorted(results, key=lambda result: result.code)
+    assert (done.code, refused.code, refused.err.count("\n")) == (0, 2, 1), results
+    assert "another command is at work on it" in refused.err
+    assert statuses(tmp_path) == {"a": "FINISHED"}
+    assert (tmp_path / "runs/a/best.safetensors").is_file()
+
+
+@pytest.mark.slow
 def test_kill_9_then_resume_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     short = (*TINY[1:], "--steps=40", "--eval_every=10", "--checkpoint_every=2", "--name=short")
     process = start("harness.train", *short, cwd=tmp_path)
