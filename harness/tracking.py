@@ -53,6 +53,12 @@ def require_answer(uri: str) -> None:
         socket.create_connection((place.hostname, port), timeout=10).close()
 
 
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite store; None: it is another store."""
+    database = make_url(uri).database if uri.startswith("sqlite") else None
+    return Path(database) if database else None
+
+
 @contextmanager
 def store_lock(uri: str) -> Iterator[None]:
     """While the block lasts no other command is in such a block with the same SQLite file. A server needs no lock.
@@ -60,7 +66,7 @@ def store_lock(uri: str) -> Iterator[None]:
     Raises:
         OSError: its folder cannot be written, or another command held the lock for `STORE_PATIENCE` seconds.
     """
-    file = make_url(uri).database if uri.startswith("sqlite") else None
+    file = sqlite_file(uri)
     with FileLock(f"{file}.lock", timeout=STORE_PATIENCE) if file else nullcontext():
         yield
 
@@ -74,7 +80,7 @@ def find_or_create_experiment(uri: str, name: str) -> str:
             if experiment.lifecycle_stage == "deleted":
                 client.restore_experiment(experiment.experiment_id)
             return experiment.experiment_id
-        location = (Path.cwd() / "mlruns").as_uri() if uri.startswith("sqlite:///") else None
+        location = (Path.cwd() / "mlruns").as_uri() if sqlite_file(uri) else None
         return client.create_experiment(name, artifact_location=location)
 
 

@@ -11,7 +11,14 @@ from harness.config.parser import Parser
 
 def default_uri() -> str:
     """The MLflow store that a plain `mlflow ui` in the current folder shows."""
-    return f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    return sqlite_uri(Path.cwd() / "mlflow.db")
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of an SQLite file, whatever characters its path holds."""
+    escaped = str(path).replace("%", "%25").replace("?", "%3F")  # SQLAlchemy reads a URL, where they mean something
+    # with sqlite:/// alone MLflow would also make the folder that has the escaped name
+    return f"{'sqlite' if escaped == str(path) else 'sqlite+pysqlite'}:///{escaped}"
 
 
 @dataclass(frozen=True, kw_only=True)

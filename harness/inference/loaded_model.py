@@ -75,12 +75,12 @@ def fetch(uri: str, run_id: str, target: Path) -> None:
     """
     import mlflow.artifacts
 
-    from harness.tracking import STORE_ERRORS, MlflowClient, require_answer
+    from harness.tracking import STORE_ERRORS, MlflowClient, require_answer, sqlite_file
 
-    store = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not store.is_file():  # MLflow would make it
-        raise UserError(f"--tracking-uri: must be an MLflow store, but there is no {store}.")
     try:
+        store = sqlite_file(uri)
+        if store and not store.is_file():  # MLflow would make it
+            raise UserError(f"--tracking-uri: must be an MLflow store, but there is no {store}.")
         require_answer(uri)
         run = MlflowClient(uri).get_run(run_id)
     except (*STORE_ERRORS, ValueError) as error:

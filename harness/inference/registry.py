@@ -80,10 +80,10 @@ def log_model(run: Run, folder: Path, val: Samples, smp: bool) -> None:
         save_model(
             f"{home}/{MODEL}",
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-            artifacts={
-                "config": str(folder / "config.yaml"),
-                "classes": str(folder / CLASSES),
-                "weights": str(folder / checkpoint.BEST),
+            artifacts={  # which are read as URIs
+                "config": (folder / "config.yaml").absolute().as_uri(),
+                "classes": (folder / CLASSES).absolute().as_uri(),
+                "weights": (folder / checkpoint.BEST).absolute().as_uri(),
             },
             code_paths=[str(package), str(package.parent / "classmix_core")],
             pip_requirements=requirements(smp),

@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import TrialState
 from plotly.graph_objects import Figure
 
+from harness.cli.options import sqlite_uri
 from harness.config.search import SearchConfig
 from harness.search.search_space import SearchParameter
 from harness.search.searcher import frozen
@@ -41,11 +42,11 @@ def export_study(path: Path, name: str, mode: str, trials: Sequence[optuna.trial
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
     direction = optuna.study.StudyDirection.MAXIMIZE if mode == "max" else optuna.study.StudyDirection.MINIMIZE
-    study = optuna.create_study(storage=f"sqlite:///{part}", study_name=name, direction=direction)
+    study = optuna.create_study(storage=sqlite_uri(part), study_name=name, direction=direction)
     study.add_trials(list(trials))
     study._storage.remove_session()
     os.replace(part, path)
-    return optuna.load_study(study_name=name, storage=f"sqlite:///{path}")
+    return optuna.load_study(study_name=name, storage=sqlite_uri(path))
 
 
 def figures(study: optuna.Study) -> dict[str, Figure]:
