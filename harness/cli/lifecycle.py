@@ -10,6 +10,7 @@ from harness.cli.display import err, out
 from harness.errors import Interrupted, RunFailed, TrainingError, UserError, last_line
 from harness.run_dir import RunRecord
 from harness.tracking import STORE_ERRORS, Run, find_or_create_experiment, require_answer
+from harness.training.system_metrics import system_metrics
 
 
 def open_experiment(uri: str, name: str) -> str:
@@ -67,7 +68,8 @@ def run_lifecycle(
     """
     status, go_on = "FAILED", f"Once the cause is gone, go on with: {resume}"
     try:
-        yield
+        with system_metrics(run):
+            yield
         status = "FINISHED"
     except (KeyboardInterrupt, Interrupted) as error:
         status = "KILLED"
