@@ -1,8 +1,9 @@
 """All that goes to MLflow, by explicit run id: no global active run, so nothing is left running and trials never mix.
 
-A run gets its configuration and lists of images (train.py, search/trial.py, search/study.py), curves and pictures
-(training/trainer.py), tables and confusion matrix (training/evaluator.py), its model (inference/registry.py); the
-parent of a search gets plots, tables and best.yaml (search/study.py, search/plots.py)."""
+A run gets its configuration and lists of images (train.py, search/trial.py, search/study.py), where it comes from
+(training/provenance.py), what it costs (training/cost.py), curves and pictures (training/trainer.py), tables and
+confusion matrix (training/evaluator.py), its model (inference/registry.py); the parent of a search gets plots, tables
+and best.yaml (search/study.py, search/plots.py)."""
 
 import logging
 import re
@@ -18,7 +19,7 @@ from urllib.request import getproxies
 import torch
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunStatus, RunTag, ViewType
+from mlflow.entities import DatasetInput, Metric, Param, RunStatus, RunTag, ViewType
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import make_url
@@ -36,6 +37,8 @@ STORE_PATIENCE = 300.0
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 """What a store that is out of reach or full raises."""
 DESCRIPTION = "mlflow.note.content"
+AND_THEN = " | "
+"""In a tag, between what was true before a resume and what is true since."""
 INVALID_CHARS = re.compile(r"[^/\w.\- :]")
 """In the name of a metric, such as one with the name of a class, MLflow refuses these."""
 
@@ -132,6 +135,20 @@ class Run:
 
     def tags(self, values: Mapping[str, str]) -> None:
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
+
+    def note(self, values: Mapping[str, str]) -> None:
+        """Tags of which a run that is resumed loses none: what has changed since is added, `before | now`."""
+        known = self.client.get_run(self.run_id).data.tags
+        changed = {key: value for key, value in values.items() if known.get(key, "").split(AND_THEN)[-1] != value}
+        if changed:
+            self.tags({key: AND_THEN.join(filter(None, (known.get(key), now))) for key, now in changed.items()})
+
+    def inputs(self, datasets: Sequence[DatasetInput]) -> None:
+        """Data sets that the run reads; those that it has already are not added again."""
+        try:
+            self.client.log_inputs(self.run_id, list(datasets))
+        except MlflowException:  # another trial has made the same one at this moment: it is there now
+            self.client.log_inputs(self.run_id, list(datasets))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Note metrics at an optimiser step; NaN (a class that is not there) is left out."""

@@ -71,6 +71,7 @@ def run_training(
         run_record: of the run that is resumed.
     """
     from harness.cli import lifecycle, preflight  # torch and MLflow, which take seconds to import
+    from harness.training.provenance import provenance_tags
 
     workers, gpus = preflight.workers_and_gpus(config, options, wait, words)
     config = with_batch_size(config, workers)
@@ -90,7 +91,7 @@ def run_training(
     run = lifecycle.reopen_run(run_record)
     resume = run_dir.resume_command("harness.train", folder, options.storage_path, options.address)
     with lifecycle.run_lifecycle(run, run_record, folder, resume):
-        run.tags({"harness.workers": str(workers), "harness.gpus": str(gpus)})
+        run.note({"harness.workers": str(workers), "harness.gpus": str(gpus)} | provenance_tags("harness.train", words))
         run.params(flatten(config))  # once more when it is resumed, in case it was cut short
         run.files(folder, "config.yaml", "classes.json")
         metrics = train_and_publish(config, folder, run, workers, gpus, options)

@@ -7,6 +7,7 @@ Exit code: 0 done; 1 failed, 130 interrupted (both can be resumed); 2 refused in
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,27 +55,34 @@ def build_parser(shared: TrainConfig | None = None) -> Parser:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parsed = build_parser().read(args)
+    words = sys.argv[1:] if args is None else args
+    parsed = build_parser().read(words)
     options = CommonOptions.of(parsed)
     if options.resume:
         folder, run_record = run_dir.find_unfinished(options.storage, options.name, "tune")
         refuse_changes(parsed)
         search, base = read_space(folder / "space.yaml"), load_config(folder / "config.yaml")
         with run_dir.run_lock(folder):
-            return run_study(search, base, folder, run_record, options)
-    search, base, source = new_study(parsed, args)
+            return run_study(search, base, folder, run_record, options, words)
+    search, base, source = new_study(parsed, words)
     initial_points(search, search_parameters(search, base, source), source)  # refuses what cannot be searched
     with run_dir.claim_folder(options.storage, options.name, "tune") as folder:
-        return run_study(search, base, folder, None, options)
+        return run_study(search, base, folder, None, options, words)
 
 
 def run_study(
-    search: SearchConfig, base: TrainConfig, folder: Path, run_record: "RunRecord | None", options: CommonOptions
+    search: SearchConfig,
+    base: TrainConfig,
+    folder: Path,
+    run_record: "RunRecord | None",
+    options: CommonOptions,
+    words: Sequence[str],
 ) -> int:
     """Check what it needs, then search to the end; returns the exit code.
 
     Args:
         run_record: of the study that is resumed.
+        words: of the command line.
     """
     # torch, MLflow and Ray, which take seconds to import; nothing may be begun before it can go on
     from harness.cli import preflight
@@ -82,6 +90,7 @@ def run_study(
     from harness.cli.signals import Interrupts
     from harness.distributed.connection import connected_for_trials
     from harness.search.study import Study
+    from harness.training.provenance import provenance_tags
 
     preflight.check_trial_resources(search.resources, options.address)
     searched = (folder / "trials.csv").is_file()  # then val is not needed any more, and test is read
@@ -107,8 +116,8 @@ def run_study(
                     experiment = opening.result() if opening else open_experiment(uri, folder.name)
                     run_record = start_study(search, base, folder, uri, experiment)
                 resume = run_dir.resume_command("harness.tune", folder, options.storage_path, options.address)
-                study = Study(search, base, folder, run_record, resume, interrupts, max_concurrent_trials)
-                study.run(options)
+                settings = (search, base, folder, run_record, resume, interrupts, max_concurrent_trials)
+                Study(*settings, provenance_tags("harness.tune", words)).run(options)
     except (KeyboardInterrupt, SystemExit):  # before the study began; the latter from Ray's own handler of SIGTERM
         return INTERRUPTED
     return DONE
@@ -176,6 +185,7 @@ def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str,
     """Write the study's files and make the parent run in an MLflow experiment."""
     from harness import tracking
     from harness.training.dataloaders import load_data_once
+    from harness.training.provenance import datasets
 
     write_text(folder / "space.yaml", to_yaml(dataclasses.replace(search, train={})))
     write_text(folder / "config.yaml", to_yaml(base))
@@ -186,6 +196,7 @@ def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str,
     run_dir.write_splits(folder, data)
     tags = {**tracking.repeated_by(repeat_command(folder)), "harness.role": "search", tracking.FOLDER: str(folder)}
     run = tracking.find_run(uri, experiment, folder) or tracking.Run.create(uri, experiment, folder.name, tags)
+    run.inputs(datasets(base, data))
     run_record = run_dir.RunRecord("tune", uri, experiment, run.run_id)
     run_record.write(folder)
     return run_record

@@ -43,6 +43,14 @@ def format_seconds(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds))).removeprefix("0:").removeprefix("0")
 
 
+def format_cost(metrics: Mapping[str, float]) -> str:
+    """`cost/core_hours` and `cost/gpu_hours` among metrics."""
+    hours = {key: metrics.get(f"cost/{key}_hours") for key in ("core", "gpu")}
+    return ", ".join(
+        f"{value:.3g} {key.replace('gpu', 'GPU')}-hours" for key, value in hours.items() if value is not None
+    )
+
+
 def last_key(key: str) -> str:
     """The last part of a dotted key."""
     return key.rsplit(".", 1)[-1]
@@ -159,6 +167,7 @@ def show_result(metrics: Mapping[str, float], networks: Iterable[str], chosen: s
     for name in networks:
         both.add_row(name, *(format_metric(metrics[f"test/{which}_{name}_miou"]) for which in ("best", "final")))
     out.print(both)
+    out.print(f"cost: {format_cost(metrics)}")
     out.print(f"weights and splits: {folder}; curves and pictures: python -m harness.ui", markup=False)
 
 

@@ -72,6 +72,8 @@ class RayTrainContext:
         progress_actor: handle of the actor that rank 0 tells its progress.
     """
 
+    gpu_share = 1.0
+
     def __init__(self, progress_actor: ActorHandle) -> None:
         ray_context = ray.train.get_context()
         self.rank, self.world_size = ray_context.get_world_rank(), ray_context.get_world_size()

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from classmix_core.config import DataConfig
-from classmix_core.data import check_data, load_data
+from classmix_core.data import Data, check_data, load_data
 from harness.cli.display import show_check
 from harness.config.search import SearchConfig
 from harness.errors import UserError
@@ -75,7 +75,7 @@ def start_points(search: SearchConfig, trials: TrialStore) -> list[TrialRecord]:
     return tried + [TrialRecord(-1, values, 0, "waiting") for values in rest]
 
 
-def check_test(config: DataConfig, folder: Path) -> None:
+def check_test(config: DataConfig, folder: Path) -> Data:
     """Read the images that a study is scored on; their names are stored now where test was not there when it began.
 
     Args:
@@ -95,7 +95,9 @@ def check_test(config: DataConfig, folder: Path) -> None:
                 rule = "test must hold images that the search has not used"
                 raise UserError(f"{config.root}: {rule}, but {name} was {used[name]}.")
         write_split(splits, "test", names)
-    show_check(check_data(load_data_once(config, ("test",), splits), config, ("test",)))
+    data = load_data_once(config, ("test",), splits)
+    show_check(check_data(data, config, ("test",)))
+    return data
 
 
 def plan(store: TrialStore, search: SearchConfig, trials: TrialStore, seed: int, steps: int) -> None:

@@ -11,7 +11,7 @@ import ray
 
 from harness import run_dir
 from harness.atomic import write_text
-from harness.cli.display import format_metric, format_value, out, warn
+from harness.cli.display import format_cost, format_metric, format_value, out, warn
 from harness.cli.lifecycle import reopen_run, run_lifecycle
 from harness.cli.options import CommonOptions
 from harness.cli.signals import Interrupts
@@ -29,6 +29,7 @@ from harness.search.trial import TrialSetup
 from harness.search.trial_store import Phase, TrialRecord, TrialStore
 from harness.search.tuner import run_trials
 from harness.tracking import STORE_ERRORS, TRIAL, children, finish_killed_children, one_line
+from harness.training.provenance import datasets
 
 SPENT = "searched_seconds"
 
@@ -42,6 +43,7 @@ class Study:
         folder: with space.yaml and config.yaml.
         resume: the command that goes on with it.
         max_concurrent_trials: how many fit at a time.
+        provenance: tags of the command, for every run that it makes.
     """
 
     search: SearchConfig
@@ -51,6 +53,7 @@ class Study:
     resume: str
     interrupts: Interrupts
     max_concurrent_trials: int
+    provenance: Mapping[str, str]
 
     def __post_init__(self) -> None:
         space_file = self.folder / "space.yaml"
@@ -77,6 +80,7 @@ class Study:
             self.interrupts.check()
             self.parent.load_logged_steps()
             self.restart_failed()
+            self.parent.note(self.provenance)
             self.parent.params(flatten(self.base) | flatten_search(self.search))
             self.parent.files(self.folder, "space.yaml", "config.yaml")
             if not options.verbose:
@@ -161,9 +165,9 @@ class Study:
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         """Let Tune run the trials of a phase."""
-        store = scheduler.store
+        store, search = scheduler.store, self.search
         total = self.total if phase == "trials" else len(store.records)
-        setup = TrialSetup(self.base, self.folder, self.run_record, self.search.resources, metric, phase)
+        setup = TrialSetup(self.base, self.folder, self.run_record, search.resources, metric, phase, self.provenance)
         searcher = ResumableSearcher(store, sampler, total, self.base.steps, scheduler.deadline)
         title = "search" if phase == "trials" else "confirm"
         with SearchProgress(title, store, metric, total, best, reported, ended) as progress:
@@ -231,7 +235,7 @@ class Study:
     def confirm(self) -> None:
         """Run the best again, from new seeds, and score them on test."""
         search, metric = self.search, self.search.metric.replace("val/", "test/", 1)
-        confirmation.check_test(self.base.data, self.folder)
+        self.parent.inputs(datasets(self.base, confirmation.check_test(self.base.data, self.folder)))
         self.parent.file(self.folder / run_dir.SPLITS / "test.txt", run_dir.SPLITS)
         plan(self.reruns, search, self.trials, self.base.seed, self.base.steps)
         total, seeds = len(self.reruns.records), search.confirm.seeds
@@ -269,6 +273,7 @@ class Study:
         found = ", ".join(f"{key} {format_value(value)}" for key, value in values.items())
         self.parent.tags({"harness.best": f"{line} with {found}"})
         out.print(f"[bold]{line}[/] with {found}")
+        out.print(f"cost: {format_cost(tables.spent(self.search, self.trials, self.reruns))}")
         out.print(f"train with it:  python -m harness.train --config {run_dir.display_path(path)}")
         out.print("look at it all: python -m harness.ui")
 
@@ -278,6 +283,7 @@ class Study:
         """End what runs, then the MLflow runs whose trial was killed before it could; or why not, in one line."""
         self.interrupts.ignore_signals()
         ray.shutdown()
+        self.parent.metrics(self.trials.ended + self.reruns.ended, tables.spent(self.search, self.trials, self.reruns))
         record, outcomes = self.run_record, {}
         for store in (self.trials, self.reruns):
             for one in store.records:

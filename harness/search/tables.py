@@ -12,7 +12,8 @@ from harness.cli.display import format_metric, format_value, last_key, make_tabl
 from harness.config.search import SearchConfig
 from harness.run_dir import display_path
 from harness.search.confirmation import Candidate, ranked
-from harness.search.trial_store import TrialRecord
+from harness.search.trial_store import TrialRecord, TrialStore
+from harness.training.cost import cost
 
 
 def announce(
@@ -52,6 +53,12 @@ def write_trials(path: Path, search: SearchConfig, records: Sequence[TrialRecord
             writer.writerow(
                 [one.number, *values, one.metric, one.step, one.state, round(one.seconds, 1), one.reason or ""]
             )
+
+
+def spent(search: SearchConfig, *stores: TrialStore) -> dict[str, float]:
+    """Metrics of all trials so far, by their time and what each of them had to itself."""
+    seconds = sum(record.seconds for store in stores for record in store.records)
+    return cost(seconds, search.resources.all_cpus, search.resources.gpus)
 
 
 def most_common_reason(records: Sequence[TrialRecord]) -> str:

@@ -2,9 +2,9 @@
 
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -45,6 +45,8 @@ class TrialSetup:
     metric: str
     """What is sought."""
     phase: Phase = "trials"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Tags of the command that runs the trials."""
 
     def trial_folder(self, number: int) -> Path:
         return self.folder / self.phase / f"{number:03d}"
@@ -103,7 +105,8 @@ def train_trial(job: TrainJob, setup: TrialSetup, tell: Callable[[dict[str, floa
         train_trial_on_workers(job, resources, tell)
         return
     device = torch.device("cuda", 0) if resources.gpus else torch.device("cpu")
-    train(job, TrialContext(device, show=lambda progress: None, tell=tell))
+    share = min(resources.gpus, 1.0)
+    train(job, TrialContext(device, show=lambda progress: None, gpu_share=share, tell=tell))
 
 
 def report(metrics: dict[str, float], sought: str, folder: Path) -> bool:
@@ -134,15 +137,18 @@ def open_trial_run(setup: TrialSetup, number: int, folder: Path, config: TrainCo
     if known.exists():
         run = Run(run_record.tracking_uri, known.read_text())
         run.restart()
+        run.note(setup.provenance)
         return run
     write_text(folder / "config.yaml", to_yaml(config))
     before = children(run_record.tracking_uri, run_record.experiment_id, run_record.run_id, name)
     if before:  # killed before its id was noted
         run = Run(run_record.tracking_uri, before[0].info.run_id)
         run.restart()
+        run.note(setup.provenance)
     else:
         repeat = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')}"
         tags = {PARENT: run_record.run_id, TRIAL: name, "harness.role": setup.phase, **repeated_by(repeat)}
+        tags |= setup.provenance
         title = f"trial {number}" if setup.phase == "trials" else f"confirmation {number}"
         run = Run.create(run_record.tracking_uri, run_record.experiment_id, title, tags)
     run.params(flatten(config))

@@ -29,6 +29,8 @@ class TrainContext(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    gpu_share: float
+    """Of the GPU that it computes on, if it does."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The student made data parallel."""
@@ -86,6 +88,7 @@ class LocalContext:
     stopping: Callable[[], bool] = lambda: False
     rank: int = 0
     world_size: int = 1
+    gpu_share: float = 1.0
 
     def wrap(self, model: nn.Module) -> nn.Module:
         return model

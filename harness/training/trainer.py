@@ -19,7 +19,7 @@ from harness.config.batch_size import require_divisible, used_sizes, with_batch_
 from harness.config.train import TrainConfig
 from harness.errors import Interrupted, TrainingError
 from harness.tracking import Run
-from harness.training import checkpoint
+from harness.training import checkpoint, cost, provenance
 from harness.training.context import Progress, TrainContext
 from harness.training.dataloaders import image_size, load_data_once, train_dataloader
 from harness.training.drawing import draw_panels
@@ -62,9 +62,10 @@ def train(job: TrainJob, context: TrainContext) -> dict[str, float]:
     """
     with checkpoint.sole_writer(job.folder, context):
         trainer = Trainer(job, context)
-        trainer.restore()
-        trainer.run()
-        return trainer.metrics
+        with trainer.cost.logged(trainer.run_log, lambda: trainer.next_step):
+            trainer.restore()
+            trainer.run()
+        return trainer.metrics | trainer.cost.metrics()
 
 
 class Trainer:
@@ -73,7 +74,7 @@ class Trainer:
     def __init__(self, job: TrainJob, context: TrainContext) -> None:
         self.job, self.context, config = job, context, with_batch_size(job.config, context.world_size)
         require_divisible(config, context.world_size)
-        self.config, self.device = config, context.device
+        self.config, self.device, self.cost = config, context.device, cost.Cost(context)
         self.data = load_data_once(config.data, job.roles, job.splits)
         self.evaluator = Evaluator(config, self.data, context)
         self.checkpoints = checkpoint.Checkpoints(job.folder, context)
@@ -118,6 +119,7 @@ class Trainer:
     def shared_state(self) -> checkpoint.State:
         return {
             "step": self.next_step,
+            "seconds": self.cost.seconds,
             "student": self.model.state_dict(),
             "teacher": self.teacher.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -142,11 +144,12 @@ class Trainer:
             if self.checkpoints.passed_over:
                 self.run_log.tags({"harness.warning": self.checkpoints.passed_over})
                 self.context.show(Progress(0, self.config.steps, message=self.checkpoints.passed_over))
+            provenance.log_start(self.run_log, self.config, self.data, self.device, self.context.world_size)
         if self.checkpoints.last is None:
             return
         shared, own = checkpoint.load(self.checkpoints.last, self.context.rank)
         self.next_step, self.best, self.metrics = shared["step"], shared["best"], shared["metrics"]
-        self.unevaluated = shared["unevaluated"]
+        self.unevaluated, self.cost.before = shared["unevaluated"], shared["seconds"]
         self.model.load_state_dict(shared["student"])
         self.teacher.load_state_dict(shared["teacher"])
         self.optimizer.load_state_dict(shared["optimizer"])

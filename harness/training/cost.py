@@ -1,0 +1,48 @@
+"""What a training costs: wall time, over all its tries, by the cores and GPUs that it keeps from others."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import torch
+
+from harness.tracking import STORE_ERRORS, Run
+from harness.training.context import TrainContext
+
+
+def cost(seconds: float, cores: float, gpus: float) -> dict[str, float]:
+    """Metrics of a run, in hours."""
+    hours = seconds / 3600
+    return {"cost/core_hours": hours * cores} | ({"cost/gpu_hours": hours * gpus} if gpus else {})
+
+
+class Cost:
+    """Of a training, from now on.
+
+    Args:
+        context: whose workers compute with as many threads each as this one.
+    """
+
+    def __init__(self, context: TrainContext) -> None:
+        self.context, self.start, self.before = context, time.monotonic(), 0.0
+        """`before` is what earlier tries took until their last checkpoint."""
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.start
+
+    def metrics(self) -> dict[str, float]:
+        workers, share = self.context.world_size, self.context.gpu_share
+        gpus = workers * share if self.context.device.type == "cuda" else 0
+        return cost(self.seconds, workers * torch.get_num_threads(), gpus)
+
+    @contextmanager
+    def logged(self, run: Run | None, step: Callable[[], int]) -> Iterator[None]:
+        """Log it when the block ends, however it ends, at the step that was reached."""
+        try:
+            yield
+        finally:
+            if run:
+                with suppress(*STORE_ERRORS):  # which is no reason to hide why the block ended, or to fail
+                    run.metrics(step(), self.metrics())
+                    run.flush()
