@@ -7,6 +7,8 @@ __version__ = "0.1.0"
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HARNESS_MLFLOW_PATIENCE": "60",  # seconds in all that a call is tried again while MLflow's store is away or locked
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # for a connection that has gone stale; MLflow would try for 4 minutes
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "DO_NOT_TRACK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -74,8 +74,9 @@ def fetch(uri: str, run_id: str, target: Path) -> None:
         UserError: no such store or run, or the run has not logged them.
     """
     import mlflow.artifacts
+    from mlflow import MlflowClient
 
-    from harness.tracking import STORE_ERRORS, MlflowClient, require_answer, sqlite_file
+    from harness.tracking import STORE_ERRORS, require_answer, sqlite_file
 
     try:
         store = sqlite_file(uri)

@@ -18,12 +18,12 @@ from urllib.request import getproxies
 
 import torch
 from filelock import FileLock
-from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, Metric, Param, RunStatus, RunTag, ViewType
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+
+from harness.tracking.patience import STORE_ERRORS, client_of, one_line
 
 for _name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
     logging.getLogger(_name).setLevel(logging.ERROR)
@@ -34,18 +34,11 @@ REASON = "harness.reason"
 FOLDER = "harness.folder"
 STORE_PATIENCE = 300.0
 """Seconds; a busy machine may take a minute to make a store."""
-STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
-"""What a store that is out of reach or full raises."""
 DESCRIPTION = "mlflow.note.content"
 AND_THEN = " | "
 """In a tag, between what was true before a resume and what is true since."""
 INVALID_CHARS = re.compile(r"[^/\w.\- :]")
 """In the name of a metric, such as one with the name of a class, MLflow refuses these."""
-
-
-def one_line(error: BaseException) -> str:
-    """What went wrong, for a table or a tag."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 def require_answer(uri: str) -> None:
@@ -77,7 +70,7 @@ def store_lock(uri: str) -> Iterator[None]:
 def find_or_create_experiment(uri: str, name: str) -> str:
     """The id of an experiment, made if need be, and the store with it: of 4 commands that make one at once 3 die."""
     with store_lock(uri):
-        client = MlflowClient(uri)
+        client = client_of(uri)
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             if experiment.lifecycle_stage == "deleted":
@@ -101,7 +94,7 @@ class Run:
     """
 
     def __init__(self, uri: str, run_id: str) -> None:
-        self.client, self.uri, self.run_id = MlflowClient(uri), uri, run_id
+        self.client, self.uri, self.run_id = client_of(uri), uri, run_id
         self.pending: list[Metric] = []
         self.known: dict[str, int] = {}
         """The last step of each metric that was logged before; `images` are known as (key, step)."""
@@ -109,7 +102,7 @@ class Run:
 
     @classmethod
     def create(cls, uri: str, experiment_id: str, name: str, tags: Mapping[str, str]) -> "Run":
-        run = MlflowClient(uri).create_run(experiment_id, run_name=name, tags=dict(tags))
+        run = client_of(uri).create_run(experiment_id, run_name=name, tags=dict(tags))
         return cls(uri, run.info.run_id)
 
     def restart(self) -> None:
@@ -217,7 +210,7 @@ class Run:
 
 def find_run(uri: str, experiment_id: str, folder: Path) -> Run | None:
     """The search of a folder that was killed as soon as its run was made: still running, without a child."""
-    for run in MlflowClient(uri).search_runs([experiment_id], "attributes.status = 'RUNNING'"):
+    for run in client_of(uri).search_runs([experiment_id], "attributes.status = 'RUNNING'"):
         if run.data.tags.get(FOLDER) == str(folder) and not children(uri, experiment_id, run.info.run_id):
             return Run(uri, run.info.run_id)
     return None
@@ -225,7 +218,7 @@ def find_run(uri: str, experiment_id: str, folder: Path) -> Run | None:
 
 def children(uri: str, experiment_id: str, parent_id: str, trial: str | None = None) -> list[MlflowRun]:
     """All runs of a search, but its parent; or those of one trial."""
-    client, token = MlflowClient(uri), None
+    client, token = client_of(uri), None
     found: list[MlflowRun] = []
     query = f"tags.`{PARENT}` = '{parent_id}'" + (f" AND tags.`{TRIAL}` = '{trial}'" if trial else "")
     while True:
@@ -246,8 +239,8 @@ def finish_killed_children(
     """
     for found in children(uri, experiment_id, parent_id):
         status, reason = outcomes.get(found.data.tags.get(TRIAL, ""), ("KILLED", None))
-        if found.info.status == "RUNNING" or (found.info.status == "KILLED" and status != "KILLED"):
-            run = Run(uri, found.info.run_id)
-            if status == "FAILED":
-                run.tags({REASON: reason or ""})
+        run = Run(uri, found.info.run_id)
+        if status == "FAILED" and found.data.tags.get(REASON) != reason:
+            run.tags({REASON: reason or ""})
+        if found.info.status != status:
             run.finish(status)
