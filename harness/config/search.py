@@ -7,6 +7,7 @@ early_stopping: {grace_steps: 100, reduction_factor: 2}     # or null
 budget_minutes: null                                       # stop searching after so long
 confirm: {top: 3, seeds: 3}                                # rerun the best, scored on test
 resources: {cpus: 1, gpus: 0, workers: 1}                  # of each trial; gpus may be a fraction
+retries: 3                                                 # of a trial that failed by no fault of its own
 train: {steps: 500}                                        # TrainConfig that all trials share
 start:                                                     # tried first
   - {ssl.tau: 0.968, optim.lr: 0.1}
@@ -114,6 +115,8 @@ class SearchConfig:
     """After so long no trial starts, and each that runs stops at its next evaluation; the confirmation comes on top."""
     confirm: Confirm = field(default_factory=Confirm)
     resources: Resources = field(default_factory=Resources)
+    retries: int = 3
+    """How often a trial that failed by no fault of its own (its process was killed, ...) is tried again, at least 0."""
     train: dict[str, Any] = field(default_factory=dict)
     """TrainConfig that all trials share, as in a run configuration."""
     start: list[dict[str, Any]] = field(default_factory=list)
@@ -126,6 +129,7 @@ class SearchConfig:
         require(self.trials is None or self.trials >= 1, "trials", "trials >= 1", self.trials)
         budget = self.budget_minutes
         require(budget is None or budget > 0, "budget_minutes", "budget_minutes > 0", budget)
+        require(self.retries >= 0, "retries", "retries >= 0", self.retries)
         require(bool(self.space), "space", "space names at least one key", self.space)
         rule = (
             "seed is an axis of a full grid alone (sampler: grid, early_stopping: null), or its means compare unequals"

@@ -30,6 +30,8 @@ class Candidate:
     """What it reached there, on val."""
     start: bool = False
     """Whether it is a start point."""
+    failed: bool = False
+    """Whether a run of it failed by its own fault, from some seed."""
 
     @property
     def mean(self) -> float:
@@ -116,7 +118,8 @@ def scored(search: SearchConfig, trials: TrialStore, store: TrialStore) -> list[
     for place, record in enumerate(picked):
         reruns = store.records[place :: len(picked)]
         scores = [rerun.metric for rerun in reruns if rerun.state == "complete" and rerun.metric is not None]
-        candidates.append(Candidate(record.values, scores, record.number, record.metric, record.values in starts))
+        start, failed = record.values in starts, any(rerun.own_fault for rerun in reruns)
+        candidates.append(Candidate(record.values, scores, record.number, record.metric, start, failed))
     return by_mean(search, candidates)
 
 
@@ -130,13 +133,19 @@ def by_seed(search: SearchConfig, records: Sequence[TrialRecord]) -> list[Candid
     candidates = []
     for key, members in points.items():
         scores = [one.metric for one in members if one.state == "complete" and one.metric is not None]
-        candidates.append(Candidate(dict(zip(names, key, strict=True)), scores))
+        failed = any(one.own_fault for one in members)
+        candidates.append(Candidate(dict(zip(names, key, strict=True)), scores, failed=failed))
     return by_mean(search, candidates)
 
 
 def by_mean(search: SearchConfig, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Best first; those whose runs failed from some seeds after those that are sound from all."""
-    return sorted(candidates, key=lambda one: (-len(one.scores), -search.sign * one.mean if one.scores else 0.0))
+    """Best first; one that failed by its own fault from some seed comes after the others, one without scores last.
+
+    A run that was lost to a fault of the machine says nothing of its configuration, so the number of scores is no rank.
+    """
+    return sorted(
+        candidates, key=lambda one: (not one.scores, one.failed, -search.sign * one.mean if one.scores else 0.0)
+    )
 
 
 def write_candidates(path: Path, candidates: Sequence[Candidate]) -> None:

@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.text import Text
 
 from harness.cli.display import LiveLines, fit, format_metric, format_seconds, format_value, last_key, live_bar, out
-from harness.search.trial import FAILED
+from harness.search.trial import FAILED, OWN_FAULT
 from harness.search.trial_store import TrialRecord, TrialStore
 
 
@@ -20,7 +20,8 @@ class SearchProgress(LiveLines):
         total: number of trials.
         best: the best so far, as text.
         after_report: called at each report.
-        after_trial: called when a trial has ended.
+        after_trial: called with a trial that has ended, or whose try has failed.
+        retries: how often a trial may be tried again.
     """
 
     def __init__(
@@ -31,13 +32,15 @@ class SearchProgress(LiveLines):
         total: int,
         best: Callable[[], str],
         after_report: Callable[[], None] = lambda: None,
-        after_trial: Callable[[], None] = lambda: None,
+        after_trial: Callable[[TrialRecord], None] = lambda record: None,
+        retries: int = 0,
     ) -> None:
         self.store, self.metric, self.total, self.best = store, metric, total, best
-        self.after_report, self.after_trial = after_report, after_trial
+        self.after_report, self.after_trial, self.retries = after_report, after_trial, retries
         self.before = store.ended
         """Trials that had ended when a study was resumed; the time left counts from there."""
-        self.earlier = {record.number: record.seconds for record in store.records}
+        self.earlier: dict[int, float] = {}
+        """Seconds that a trial took before it was started, or tried, for the last time."""
         self.running: dict[int, TrialRecord] = {}
         self.start = time.monotonic()
         self.bar = live_bar(title)
@@ -47,26 +50,27 @@ class SearchProgress(LiveLines):
     def started(self, number: int) -> None:
         record = self.store.records[number]
         record.state, record.reason = "running", None
-        self.running[number] = record
+        self.running[number], self.earlier[number] = record, record.seconds
         self.store.save(record)
         self.refresh()
 
     def reported(self, number: int, result: Mapping[str, float | str]) -> None:
         record = self.store.records[number]
-        record.seconds = self.earlier.get(number, 0.0) + float(result.get("time_total_s", 0.0))
+        record.seconds = self.earlier[number] + float(result.get("time_total_s", 0.0))
         note(record, result, self.metric)
         self.store.save(record)
         self.after_report()
         self.refresh()
 
     def ended(self, number: int) -> None:
-        """The searcher has noted how."""
+        """The searcher has noted how, or that it is tried again."""
         record = self.store.records[number]
         self.running.pop(number, None)
-        self.after_trial()
         self.refresh()
         console = self.live.console if self.live else out
-        console.print(fit(describe(record)), markup=False)
+        console.print(fit(describe(record, self.retries)), markup=False)
+        self.after_trial(record)
+        self.refresh()
         if not self.live:
             out.print(fit(["", *self.status()]), markup=False)
 
@@ -83,14 +87,14 @@ class SearchProgress(LiveLines):
         if self.live is None:
             return
         self.bar.update(self.task, completed=self.store.ended)
-        running = [Text(fit(describe(record))) for record in self.running.values()]
+        running = [Text(fit(describe(record, self.retries))) for record in self.running.values()]
         self.live.update(Group(*running, self.bar, Text(fit(self.status()))))
 
 
 def note(record: TrialRecord, result: Mapping[str, float | str], metric: str) -> None:
     """Enter a report."""
     if FAILED in result:
-        record.reason = str(result[FAILED])
+        record.reason, record.own_fault = str(result[FAILED]), bool(result[OWN_FAULT])
         return
     if "step" not in result:  # a trial that had nothing left to do
         return
@@ -101,8 +105,11 @@ def note(record: TrialRecord, result: Mapping[str, float | str], metric: str) ->
         curve.append((record.step, value))
 
 
-def describe(record: TrialRecord) -> list[str]:
-    """A trial in parts that may stand on several lines."""
+def describe(record: TrialRecord, retries: int = 0) -> list[str]:
+    """A trial in parts that may stand on several lines; where a try failed, which it is in or waits for, and why."""
     place = f"trial {record.number:3d} {record.state:8s} step {record.step:5d} {format_metric(record.metric)}"
     values = [f"{last_key(key)} {format_value(value)}" for key, value in record.values.items()]
-    return [place, *values, *([record.reason] if record.reason else [])]
+    why = record.reason
+    if record.failures and not record.ended:
+        why = f"(try {len(record.failures) + 1} of {retries + 1}: {record.failures[-1]})"
+    return [place, *values, *([why] if why else [])]

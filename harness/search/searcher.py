@@ -12,13 +12,16 @@ from ray.tune.search import Searcher
 
 from harness.config.train import Values
 from harness.search.search_space import SearchParameter, decode, encode
-from harness.search.trial_store import TrialRecord, TrialStore
+from harness.search.trial_store import TrialRecord, TrialStore, joined
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("ray.tune.search").setLevel(logging.ERROR)
 
 NUMBER = "number"
 """Under which Tune passes a trial's number on; all else about it is in its folder."""
+PAUSES = (2.0, 10.0, 30.0)
+"""Seconds until the second, the third and any later try of a trial: what hindered it may have passed by then."""
+DIED = "its process died: killed, or out of memory"
 
 
 class Suggestion(NamedTuple):
@@ -106,17 +109,30 @@ def frozen(record: TrialRecord, axes: Sequence[SearchParameter]) -> optuna.trial
 class ResumableSearcher(Searcher):
     """Answers Tune from a store: first what has not ended, then what the sampler draws, up to a number of trials.
 
+    A trial that fails by no fault of its own waits for a while and is then given to Tune again, under its number. The
+    sampler hears nothing of that: it is told how a trial ended once, for good.
+
     Args:
         sampler: None: the store holds all trials from the start, as those of a confirmation.
         steps: length of a trial whose values do not set it.
-        deadline: by time.monotonic(); after it no trial starts.
+        deadline: by time.monotonic(); after it no trial starts, or starts again.
+        retries: how often a trial that failed by no fault of its own is tried again.
     """
 
     def __init__(
-        self, store: TrialStore, sampler: OptunaSampler | None, trials: int, steps: int, deadline: float = float("inf")
+        self,
+        store: TrialStore,
+        sampler: OptunaSampler | None,
+        trials: int,
+        steps: int,
+        deadline: float = float("inf"),
+        retries: int = 0,
     ):
         super().__init__()
-        self.store, self.sampler, self.trials, self.steps, self.deadline = store, sampler, trials, steps, deadline
+        self.store, self.sampler, self.trials, self.steps = store, sampler, trials, steps
+        self.deadline, self.retries = deadline, retries
+        self.due: dict[int, float] = {}
+        """When, by time.monotonic(), a trial is tried again."""
         self.unfinished = [record for record in store.records if not record.ended]
         self.running: dict[str, TrialRecord] = {}
 
@@ -124,27 +140,40 @@ class ResumableSearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """The number of the next trial."""
+        """The number of the next trial; None: there is none now, but one may fail and be due again."""
         if time.monotonic() > self.deadline:
             return Searcher.FINISHED
-        if self.unfinished:
-            record = self.unfinished.pop(0)
-            if self.sampler:
-                self.sampler.ask()
-        elif self.sampler and len(self.store.records) < self.trials:
-            values, drawn = self.sampler.ask()
-            record = self.store.add(values, int(values.get("steps", self.steps)), sampler_params=drawn)
-        else:
-            return Searcher.FINISHED
+        record = self.next_record()
+        if record is None:
+            return None if self.running or self.due else Searcher.FINISHED
         self.running[trial_id] = record
         return {NUMBER: record.number}
+
+    def next_record(self) -> TrialRecord | None:
+        due = next((number for number, when in self.due.items() if when <= time.monotonic()), None)
+        if due is not None:
+            del self.due[due]
+            return self.store.records[due]
+        if self.unfinished:
+            if self.sampler:
+                self.sampler.ask()
+            return self.unfinished.pop(0)
+        if self.sampler and len(self.store.records) < self.trials:
+            values, drawn = self.sampler.ask()
+            return self.store.add(values, int(values.get("steps", self.steps)), sampler_params=drawn)
+        return None
 
     def on_trial_complete(self, trial_id: str, result: Values | None = None, error: bool = False) -> None:
         record = self.running.pop(trial_id, None)
         if record is None:
             return
         if error or record.reason is not None:
-            self.store.end(record, "failed", "its process died: killed, or out of memory")
+            record.failures.append(record.reason or DIED)
+            if not record.own_fault and len(record.failures) <= self.retries:
+                self.store.send_back(record)
+                self.due[record.number] = time.monotonic() + PAUSES[min(len(record.failures), len(PAUSES)) - 1]
+                return
+            self.store.end(record, "failed", joined(record.failures))
         else:
             self.store.end(record, "complete" if record.step >= record.steps else "pruned")
         if self.sampler:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -19,7 +20,7 @@ from harness.config.search import SearchConfig
 from harness.config.train import TrainConfig, flatten, override, to_yaml
 from harness.errors import RunFailed
 from harness.run_dir import RunRecord
-from harness.search import confirmation, plots, tables
+from harness.search import confirmation, plots, recovery, tables
 from harness.search.confirmation import Candidate, by_seed, candidate_figures, plan, ranked, scored, write_candidates
 from harness.search.progress import SearchProgress
 from harness.search.scheduler import PruneAtReport
@@ -28,7 +29,7 @@ from harness.search.searcher import OptunaSampler, ResumableSearcher
 from harness.search.trial import TrialSetup
 from harness.search.trial_store import Phase, TrialRecord, TrialStore
 from harness.search.tuner import run_trials
-from harness.tracking import STORE_ERRORS, TRIAL, children, finish_killed_children, one_line
+from harness.tracking import STORE_ERRORS, one_line
 from harness.training.provenance import datasets
 
 SPENT = "searched_seconds"
@@ -103,20 +104,17 @@ class Study:
         raise RunFailed(f"{what}; the most common reason, {reason}. Once the cause is gone, go on with: {self.resume}")
 
     def restart_failed(self) -> None:
-        """Begin a phase anew of which nothing came; MLflow's runs of it go, and so does the time that it took."""
+        """Begin anew what came to nothing: a whole phase, with the time that it took, or lost seeds of an answer."""
         budget = self.search.budget_minutes
         spent = budget is not None and self.spent_seconds() >= 60 * budget
-        for store, total in ((self.trials, self.total), (self.reruns, 0)):
-            known = len(store.records)
-            if not 0 < known == store.count("failed") or (known < total and not spent):
-                continue
-            record = self.run_record
-            for run in children(record.tracking_uri, record.experiment_id, record.run_id):
-                if run.data.tags.get(TRIAL, "").startswith(f"{store.phase}/"):
-                    self.parent.client.delete_run(run.info.run_id)
-            if store is self.trials:
+        total, seeds = 0 if spent else self.total, "seed" in self.search.space and not spent
+        for store, again in (
+            (self.trials, recovery.to_restart(self.trials, total, seeds)),
+            (self.reruns, recovery.to_restart(self.reruns, 0, True)),
+        ):
+            if store is self.trials and 0 < len(again) == len(store.records):
                 (self.folder / SPENT).unlink(missing_ok=True)
-            store.restart_failed()
+            recovery.restart(store, again, self.run_record, self.parent)
 
     def spent_seconds(self) -> float:
         """Of searching, by earlier commands."""
@@ -146,7 +144,6 @@ class Study:
                 PruneAtReport(store, search, started + left),
                 best=self.best_text,
                 reported=lambda: write_text(self.folder / SPENT, f"{before + time.monotonic() - started:.1f}"),
-                ended=self.log_best,
             )
         for record in store.records:
             if not record.ended:  # the time was up before it could go on
@@ -162,27 +159,31 @@ class Study:
         *,
         best: Callable[[], str],
         reported: Callable[[], None] = lambda: None,
-        ended: Callable[[], None] = lambda: None,
     ) -> None:
         """Let Tune run the trials of a phase."""
         store, search = scheduler.store, self.search
         total = self.total if phase == "trials" else len(store.records)
         setup = TrialSetup(self.base, self.folder, self.run_record, search.resources, metric, phase, self.provenance)
-        searcher = ResumableSearcher(store, sampler, total, self.base.steps, scheduler.deadline)
+        retries = search.retries
+        searcher = ResumableSearcher(store, sampler, total, self.base.steps, scheduler.deadline, retries)
         title = "search" if phase == "trials" else "confirm"
-        with SearchProgress(title, store, metric, total, best, reported, ended) as progress:
+        after_trial = partial(self.after_trial, phase)
+        with SearchProgress(title, store, metric, total, best, reported, after_trial, retries) as progress:
             run_trials(setup, searcher, scheduler, progress, self.interrupts, self.max_concurrent_trials)
 
-    def log_best(self) -> None:
-        """A point of the best-so-far curve in the parent run: its step is the number of trials that ended."""
+    def after_trial(self, phase: Phase, record: TrialRecord) -> None:
+        """Log how many tries have failed, and the best so far as a curve over the number of trials that ended.
+
+        Raises:
+            MlflowException, SQLAlchemyError: the store is away. Without it no trial can go on: the study ends here.
+        """
+        if record.state == "waiting" or record.lost:
+            failures = sum(len(one.failures) for store in (self.trials, self.reruns) for one in store.records)
+            self.parent.tags({"harness.failed_tries": str(failures)})
         best = self.best()
-        if best is None or best.metric is None:
-            return
-        self.parent.metrics(self.trials.ended, {f"best/{self.search.metric.removeprefix('val/')}": best.metric})
-        try:
+        if phase == "trials" and record.ended and best is not None and best.metric is not None:
+            self.parent.metrics(self.trials.ended, {f"best/{self.search.metric.removeprefix('val/')}": best.metric})
             self.parent.flush()
-        except STORE_ERRORS as error:  # a point of a curve is not worth a search
-            warn(f"MLflow did not take it: {one_line(error)}")
 
     def best(self) -> TrialRecord | None:
         return next(iter(ranked(self.search, self.trials.records)), None)
@@ -199,6 +200,8 @@ class Study:
         self.parent.file(self.folder / "trials.csv")
         if best is None:
             return False
+        if lost := tables.lost(records, "trials"):
+            warn(f"{lost}; the study goes on without them")
         plots.log_plots(search, self.axes, records, self.folder, self.parent)
         found = ", ".join(f"{key} {format_value(value)}" for key, value in best.values.items())
         out.print(
@@ -221,8 +224,9 @@ class Study:
             if not first.scores:
                 self.fail("no trial ran to its end, so there is no mean over seeds", self.trials)
             out.print(f"not confirmed: these figures are on {search.metric}, by which the best point is chosen")
-            self.log_candidates(candidates, search.metric, "points.csv")
+            self.log_candidates(candidates, search.metric, "points.csv", self.trials)
             self.print_result(f"best: {search.metric} {first.text} over {len(first.scores)} seeds", first.values)
+            self.require_all_seeds(self.trials)
         elif search.confirm.wanted:
             self.confirm()
         else:
@@ -249,7 +253,7 @@ class Study:
             self.tune("confirm", metric, None, PruneAtReport(self.reruns, None), best=best_text)
         candidates = scored(search, self.trials, self.reruns)
         tables.show_candidates(search, candidates, metric)
-        self.log_candidates(candidates, metric, "confirm.csv")
+        self.log_candidates(candidates, metric, "confirm.csv", self.reruns)
         winner = candidates[0]
         if not winner.scores:
             self.fail("no run of the confirmation got to its end", self.reruns)
@@ -257,13 +261,23 @@ class Study:
         start = next((one for one in candidates if one.start and one is not winner), None)
         if start is not None:
             out.print(f"the start point: {start.text}")
+        self.require_all_seeds(self.reruns)
 
-    def log_candidates(self, candidates: Sequence[Candidate], metric: str, file: str) -> None:
-        """The table as CSV; the winner's and the start point's figures as metrics of the parent run."""
+    def require_all_seeds(self, store: TrialStore) -> None:
+        """
+        Raises:
+            RunFailed: some runs were lost by no fault of their own; a resumed study runs them again.
+        """
+        if lost := tables.lost(store.records, "runs"):
+            raise RunFailed(f"{lost}. So the answer lacks seeds; once the cause is gone, run them with: {self.resume}")
+
+    def log_candidates(self, candidates: Sequence[Candidate], metric: str, file: str, store: TrialStore) -> None:
+        """The table as CSV; once it is whole, the figures of winner and start point as metrics of the parent run."""
         write_candidates(self.folder / file, candidates)
         self.parent.file(self.folder / file)
-        self.parent.metrics(0, candidate_figures(candidates, metric))
-        self.parent.flush()
+        if not any(record.lost for record in store.records):
+            self.parent.metrics(0, candidate_figures(candidates, metric))
+            self.parent.flush()
 
     def print_result(self, line: str, values: Mapping[str, object]) -> None:
         """Write best.yaml, and say what was found and how to train with it."""
@@ -284,14 +298,8 @@ class Study:
         self.interrupts.ignore_signals()
         ray.shutdown()
         self.parent.metrics(self.trials.ended + self.reruns.ended, tables.spent(self.search, self.trials, self.reruns))
-        record, outcomes = self.run_record, {}
-        for store in (self.trials, self.reruns):
-            for one in store.records:
-                if one.ended:
-                    status = "FAILED" if one.state == "failed" else "FINISHED"
-                    outcomes[f"{store.phase}/{one.number:03d}"] = status, one.reason
         try:
-            finish_killed_children(record.tracking_uri, record.experiment_id, record.run_id, outcomes)
+            recovery.finish_children((self.trials, self.reruns), self.run_record)
         except STORE_ERRORS as error:
             return one_line(error)
         return None

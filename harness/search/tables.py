@@ -72,6 +72,15 @@ def most_common_reason(records: Sequence[TrialRecord]) -> str:
     return f"{count} of {len(records)}: {first}"
 
 
+def lost(records: Sequence[TrialRecord], what: str) -> str | None:
+    """How many failed by no fault of their own, and why most of them, in one line; None: none did."""
+    those = [record for record in records if record.lost]
+    if not those:
+        return None
+    count = f"{len(those)} of {len(records)} {what} were lost by no fault of their own"
+    return f"{count}; the most common reason, {most_common_reason(those)}"
+
+
 def show_candidates(search: SearchConfig, candidates: Sequence[Candidate], metric: str) -> None:
     """Mean and standard deviation over the seeds, best first."""
     axes = (last_key(key) for key in search.space)
@@ -87,8 +96,8 @@ def show_candidates(search: SearchConfig, candidates: Sequence[Candidate], metri
 def show_ablation(search: SearchConfig, candidates: Sequence[Candidate]) -> None:
     """Points by mean and standard deviation over their seeds; over two axes, one across and one down."""
     keys = [key for key in search.space if key != "seed"]
-    best = candidates[0]
-    title = f"{search.metric}, mean +- std over {len(best.scores)} seeds (where some failed, n = the others)"
+    best, most = candidates[0], max(len(one.scores) for one in candidates)
+    title = f"{search.metric}, mean +- std over {most} seeds (where some failed, n = the others)"
     if len(keys) == 2 and all("values" in search.space[key] for key in keys):
         down, across = keys
         values = search.space[across]["values"]
@@ -96,7 +105,7 @@ def show_ablation(search: SearchConfig, candidates: Sequence[Candidate]) -> None
         at = {(one.values[down], one.values[across]): one for one in candidates}
         for row in search.space[down]["values"]:
             cells = [at.get((row, column)) for column in values]
-            texts = ["-" if one is None else cell(one, best) for one in cells]
+            texts = ["-" if one is None else cell(one, best, most) for one in cells]
             table.add_row(format_value(row), *texts)
     else:
         table = make_table(title, (*map(last_key, keys), search.metric, "seeds"))
@@ -107,7 +116,7 @@ def show_ablation(search: SearchConfig, candidates: Sequence[Candidate]) -> None
     out.print(table)
 
 
-def cell(one: Candidate, best: Candidate) -> str:
+def cell(one: Candidate, best: Candidate, most: int) -> str:
     """Its text, and how many seeds where some have failed."""
-    text = one.text if len(one.scores) in (0, len(best.scores)) else f"{one.text} (n={len(one.scores)})"
+    text = one.text if len(one.scores) in (0, most) else f"{one.text} (n={len(one.scores)})"
     return f"[bold green]{text}[/]" if one is best else text

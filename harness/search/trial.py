@@ -12,12 +12,12 @@ from filelock import FileLock
 from ray import tune
 
 from classmix_core.data import load_data
-from classmix_core.errors import DataError
+from classmix_core.errors import DataError, InvalidValue
 from harness import run_dir
 from harness.atomic import write_text
 from harness.config.search import Resources
 from harness.config.train import TrainConfig, flatten, override, to_yaml
-from harness.errors import RunFailed, TrialPruned, UserError
+from harness.errors import RunFailed, TrainingError, TrialPruned, UserError
 from harness.search.searcher import NUMBER
 from harness.search.trial_store import MLFLOW_RUN, Phase, read_trial
 from harness.tracking import PARENT, STORE_ERRORS, TRIAL, Run, children, one_line, repeated_by
@@ -30,8 +30,10 @@ SPLIT_KEYS = {
     f"data.{name}" for name in ("name", "root", "labelled", "split_file", "split_seed", "holdout", "extra_unlabelled")
 }
 """Axes over which the images of a role differ from trial to trial; else all trials use those of the study."""
-FAILED = "failed"
-"""Under which a trial reports why it failed."""
+OWN_FAULTS = (TrainingError, UserError, InvalidValue, DataError)
+"""After these a trial would fail again; after any other error, as after the death of its process, it is tried again."""
+FAILED, OWN_FAULT = "failed", "own_fault"
+"""Under which a trial reports why it failed, and whether by its own fault."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def run_trial(given: dict[str, int], setup: TrialSetup) -> None:
         except TrialPruned:
             status = "FINISHED"
         except Exception as error:
-            tune.report({FAILED: one_line(error)})  # before all that may fail for the same reason
+            # before all that may fail for the same reason
+            tune.report({FAILED: one_line(error), OWN_FAULT: isinstance(error, OWN_FAULTS)})
             if run:
                 with suppress(*STORE_ERRORS):
                     run.failed(error)
@@ -113,11 +116,11 @@ def report(metrics: dict[str, float], sought: str, folder: Path) -> bool:
     """Tell Tune, which has decided when this returns; whether the trial shall go on.
 
     Raises:
-        RunFailed: what is sought is not a number: a class that is neither there nor predicted.
+        TrainingError: what is sought is not a number: a class that is neither there nor predicted.
     """
     value = metrics.get(sought, 0.0)
     if value != value:
-        raise RunFailed(f"{sought} is not a number at step {metrics['step']:.0f}.")
+        raise TrainingError(f"{sought} is not a number at step {metrics['step']:.0f}.")
     tune.report(metrics)
     return not read_trial(folder).prune
 

@@ -5,6 +5,8 @@ STUDY/confirm/002/trial.json     of its confirmation
 """
 
 import shutil
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -44,6 +46,10 @@ class TrialRecord:
     """The values as the sampler drew them, to the last bit."""
     prune: bool = False
     """Whether it shall end at its last report."""
+    failures: list[str] = field(default_factory=list)
+    """Why each try that failed did so."""
+    own_fault: bool = False
+    """Whether it failed by its own fault: it diverged, or its configuration or data were refused."""
 
     @property
     def metric(self) -> float | None:
@@ -52,6 +58,11 @@ class TrialRecord:
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def lost(self) -> bool:
+        """Whether it failed by no fault of its own, as often as it was tried."""
+        return self.state == "failed" and not self.own_fault
 
 
 class TrialStore:
@@ -69,6 +80,10 @@ class TrialStore:
 
     def trial_folder(self, number: int) -> Path:
         return self.folder / self.phase / f"{number:03d}"
+
+    def name(self, record: TrialRecord) -> str:
+        """Under which MLflow knows a trial."""
+        return f"{self.phase}/{record.number:03d}"
 
     def add(
         self,
@@ -88,13 +103,18 @@ class TrialStore:
 
     def end(self, record: TrialRecord, state: State, reason: str | None = None) -> None:
         """Note how a trial ended, for good: nothing goes on from its checkpoints any more."""
-        record.state, record.reason = state, record.reason or reason
+        record.state, record.reason = state, reason
         self.save(record)
         shutil.rmtree(self.trial_folder(record.number) / "checkpoints", ignore_errors=True)
 
-    def restart_failed(self) -> None:
-        """Let all trials run again, from scratch: where none came to anything the cause may be gone by now."""
-        for record in list(self.records):
+    def send_back(self, record: TrialRecord) -> None:
+        """Let a trial whose try failed go on from its checkpoint, later."""
+        record.state, record.reason = "waiting", None
+        self.save(record)
+
+    def restart(self, records: Sequence[TrialRecord]) -> None:
+        """Let trials that ended run again, from scratch."""
+        for record in records:
             (self.trial_folder(record.number) / MLFLOW_RUN).unlink(missing_ok=True)
             self.records[record.number] = TrialRecord(
                 record.number, record.values, record.steps, "waiting", sampler_params=record.sampler_params
@@ -107,6 +127,13 @@ class TrialStore:
     @property
     def ended(self) -> int:
         return sum(record.ended for record in self.records)
+
+
+def joined(failures: Sequence[str]) -> str:
+    """The reasons of all tries in one line: each once, with how often it was."""
+    counts = Counter(failures)
+    texts = [reason + (f" ({count} times)" if count > 1 else "") for reason, count in counts.items()]
+    return texts[0] if len(texts) == 1 else "; ".join(f"{number}. {text}" for number, text in enumerate(texts, 1))
 
 
 def read_trial(trial_folder: Path) -> TrialRecord:

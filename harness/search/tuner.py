@@ -39,7 +39,7 @@ def run_trials(
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
-            num_samples=searcher.trials - searcher.store.ended,
+            num_samples=-1,  # the searcher says when it is over: a trial may be tried again
             max_concurrent_trials=max_concurrent_trials,
             reuse_actors=True,
         ),

@@ -85,9 +85,24 @@ def test_scores_are_ranked_by_their_mean_and_failed_runs_left_out(tmp_path: Path
     assert (second.trial, second.start, second.text) == (1, False, "0.200")
 
 
-def test_a_configuration_that_failed_from_some_seeds_does_not_win_by_a_lucky_one() -> None:
-    lucky, sound = Candidate({"optim.lr": 1.0}, [0.9]), Candidate({"optim.lr": 0.1}, [0.4, 0.5])
-    assert by_mean(search(), [lucky, sound]) == [sound, lucky]
+@pytest.mark.parametrize("own_fault", [True, False])
+def test_a_seed_that_diverged_counts_against_its_configuration_and_one_that_was_lost_does_not(
+    tmp_path: Path, own_fault: bool
+) -> None:
+    store = trials(tmp_path, (0.1, "complete", 0.3), (0.2, "complete", 0.4))
+    reruns = TrialStore(tmp_path, "confirm")
+    plan(reruns, search(2, 2), store, seed=0, steps=10)
+    for record, value in zip(reruns.records, (0.6, 0.4, None, 0.4), strict=True):
+        record.state = "failed" if value is None else "complete"
+        record.own_fault = value is None and own_fault
+        record.intermediate_values = [] if value is None else [(10, value)]
+    order = [(one.mean, len(one.scores)) for one in scored(search(2, 2), store, reruns)]
+    assert order == ([(0.4, 2), (0.6, 1)] if own_fault else [(0.6, 1), (0.4, 2)])
+
+
+def test_one_without_any_score_comes_last() -> None:
+    lost, diverged, best = Candidate({}, ()), Candidate({}, [0.9], failed=True), Candidate({}, [0.1])
+    assert by_mean(search(), [lost, diverged, best]) == [best, diverged, lost]
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
@@ -107,7 +122,7 @@ def test_start_points_are_known_by_their_place_and_also_those_that_were_not_trie
     assert [one.start for one in scored(both, store, reruns)] == [True, True]
 
 
-def test_a_candidate_without_scores_is_last() -> None:
+def test_a_candidate_without_scores_has_failed() -> None:
     assert Candidate({}, ()).text == "failed"
 
 
@@ -116,6 +131,7 @@ def test_a_search_over_seeds_is_grouped_by_its_other_axes(tmp_path: Path) -> Non
     for mix, seed, value in (("cut", 0, 0.1), ("class", 0, 0.5), ("cut", 1, 0.3), ("class", 1, None)):
         record = store.add({"ssl.mix": mix, "seed": seed}, 10, "failed" if value is None else "complete")
         record.intermediate_values = [] if value is None else [(10, value)]
+        record.own_fault = value is None
     space: dict[str, Any] = {"ssl.mix": {"values": ["cut", "class"]}, "seed": {"values": [0, 1]}}
     first, second = by_seed(
         SearchConfig(space=space, sampler="grid", early_stopping=None, confirm=Confirm(top=0)), store.records

@@ -10,8 +10,9 @@ from ray.tune.search import Searcher
 
 from harness.config.search import Confirm, SearchConfig
 from harness.config.train import TrainConfig
+from harness.search import searcher as searcher_module
 from harness.search.search_space import SearchParameter, initial_points, search_parameters
-from harness.search.searcher import NUMBER, OptunaSampler, ResumableSearcher, Suggestion
+from harness.search.searcher import DIED, NUMBER, OptunaSampler, ResumableSearcher, Suggestion
 from harness.search.trial_store import TrialRecord, TrialStore
 
 SEARCH = SearchConfig(
@@ -117,10 +118,17 @@ def test_tune_is_given_the_unfinished_then_new_trials_then_the_end(tmp_path: Pat
         def ask(self) -> Suggestion:
             return Suggestion({"optim.lr": 0.3, "steps": 5}, {})
 
+        def tell(self, record: TrialRecord) -> None:
+            pass
+
     searcher = ResumableSearcher(store, Threes(), trials=3, steps=10)
-    assert [searcher.suggest(name) for name in "abc"] == [{NUMBER: 1}, {NUMBER: 2}, Searcher.FINISHED]
+    assert [searcher.suggest(name) for name in "abc"] == [{NUMBER: 1}, {NUMBER: 2}, None], "they may fail yet"
     assert TrialStore(tmp_path, "trials").records[2].steps == 5, "written before Tune hears of it"
     assert store.records[2].state == "running"
+    searcher.on_trial_complete("a")
+    assert searcher.suggest("d") is None
+    searcher.on_trial_complete("b")
+    assert searcher.suggest("d") == Searcher.FINISHED
 
 
 def test_after_the_deadline_no_trial_starts(tmp_path: Path) -> None:
@@ -156,3 +164,97 @@ def test_how_a_trial_ended_is_written_down(
     assert known.state == state
     assert known.reason == (reason or ("its process died: killed, or out of memory" if state == "failed" else None))
     assert not (store.trial_folder(0) / "checkpoints").exists()
+
+
+def fail(searcher: ResumableSearcher, trial_id: str, reason: str | None = None, own_fault: bool = False) -> None:
+    """As Tune and the progress tell it: a process that dies reports no reason."""
+    record = searcher.running[trial_id]
+    record.reason, record.own_fault = reason, own_fault
+    searcher.on_trial_complete(trial_id, error=reason is None)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searcher_module, "PAUSES", (0.0,))
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_trial_that_fails_by_no_fault_of_its_own_goes_on_from_its_checkpoint_until_no_retry_is_left(
+    tmp_path: Path,
+) -> None:
+    store, sampler = TrialStore(tmp_path, "trials"), build_sampler()
+    searcher = ResumableSearcher(store, sampler, trials=1, steps=10, retries=2)
+    checkpoints = store.trial_folder(0) / "checkpoints"
+    for name, reason in (("a", None), ("b", "OSError: disk full")):
+        assert searcher.suggest(name) == {NUMBER: 0}
+        checkpoints.mkdir(exist_ok=True)
+        fail(searcher, name, reason)
+        (known,) = TrialStore(tmp_path, "trials").records
+        assert (known.state, known.reason) == ("waiting", None)
+        assert checkpoints.is_dir()
+        assert [trial.state.name for trial in sampler.study.trials] == ["RUNNING"], "asked once, not told yet"
+    assert searcher.suggest("c") == {NUMBER: 0}
+    fail(searcher, "c")
+    (known,) = TrialStore(tmp_path, "trials").records
+    assert (known.state, known.own_fault, known.lost) == ("failed", False, True)
+    assert known.failures == [DIED, "OSError: disk full", DIED]
+    assert known.reason == f"1. {DIED} (2 times); 2. OSError: disk full"
+    assert not checkpoints.exists()
+    assert [trial.state.name for trial in sampler.study.trials] == ["FAIL"]
+    assert searcher.suggest("d") == Searcher.FINISHED
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_trial_that_fails_by_its_own_fault_is_not_tried_again(tmp_path: Path) -> None:
+    store = TrialStore(tmp_path, "trials")
+    searcher = ResumableSearcher(store, build_sampler(), trials=1, steps=10, retries=3)
+    searcher.suggest("a")
+    fail(searcher, "a")
+    searcher.suggest("b")
+    fail(searcher, "b", "TrainingError: the loss is nan", own_fault=True)
+    (known,) = TrialStore(tmp_path, "trials").records
+    assert (known.state, known.lost) == ("failed", False)
+    assert known.reason == f"1. {DIED}; 2. TrainingError: the loss is nan"
+    assert searcher.suggest("c") == Searcher.FINISHED
+
+
+def test_before_it_is_tried_again_a_trial_waits_longer_each_time_and_others_go_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(searcher_module.time, "monotonic", lambda: now)
+    store = TrialStore(tmp_path, "trials")
+    searcher = ResumableSearcher(store, build_sampler(), trials=2, steps=10, retries=4)
+    assert searcher.suggest("0") == {NUMBER: 0}
+    fail(searcher, "0")
+    assert searcher.suggest("other") == {NUMBER: 1}
+    searcher.on_trial_complete("other")
+    for name, pause in zip("1234", (2, 10, 30, 30), strict=True):
+        now += pause - 0.5
+        assert searcher.suggest(name) is None, "not yet"
+        now += 1
+        assert searcher.suggest(name) == {NUMBER: 0}
+        fail(searcher, name)
+    assert store.records[0].state == "failed"
+
+
+@pytest.mark.usefixtures("at_once")
+def test_after_the_deadline_no_trial_is_tried_again(tmp_path: Path) -> None:
+    store = TrialStore(tmp_path, "trials")
+    searcher = ResumableSearcher(store, build_sampler(), trials=1, steps=10, retries=3)
+    searcher.suggest("a")
+    fail(searcher, "a")
+    searcher.deadline = time.monotonic() - 1
+    assert searcher.suggest("b") == Searcher.FINISHED
+    assert store.records[0].state == "waiting"
+
+
+def test_a_resumed_study_counts_the_tries_of_earlier_commands(tmp_path: Path) -> None:
+    first = ResumableSearcher(TrialStore(tmp_path, "trials"), build_sampler(), trials=1, steps=10, retries=1)
+    first.suggest("a")
+    fail(first, "a")
+    store = TrialStore(tmp_path, "trials")
+    second = ResumableSearcher(store, build_sampler(records=store.records), trials=1, steps=10, retries=1)
+    assert second.suggest("a") == {NUMBER: 0}, "without a pause"
+    fail(second, "a")
+    assert store.records[0].reason == f"{DIED} (2 times)"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.search.trial_store import MLFLOW_RUN, TrialRecord, TrialStore
+from harness.search.trial_store import MLFLOW_RUN, TrialRecord, TrialStore, joined
 
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
@@ -31,14 +31,16 @@ def test_a_trial_whose_entry_was_not_written_whole_is_not_there(tmp_path: Path) 
     assert len(TrialStore(tmp_path, "trials").records) == 1
 
 
-def test_trials_that_are_revived_begin_from_scratch(tmp_path: Path) -> None:
+def test_trials_that_are_run_again_begin_from_scratch(tmp_path: Path) -> None:
     store = TrialStore(tmp_path, "trials")
     for _ in range(2):
         record = store.add({"optim.lr": 1.0}, 10, sampler_params={"optim.lr": 1.0})
         record.step, record.prune, record.intermediate_values = 5, True, [(5, 0.1)]
+        record.failures, record.own_fault = ["disk full"], True
         store.end(record, "failed", "disk full")
         (store.trial_folder(record.number) / MLFLOW_RUN).write_text("id")
-    TrialStore(tmp_path, "trials").restart_failed()
+    again = TrialStore(tmp_path, "trials")
+    again.restart(again.records)
     for record in TrialStore(tmp_path, "trials").records:
         assert record == TrialRecord(record.number, {"optim.lr": 1.0}, 10, "waiting", sampler_params={"optim.lr": 1.0})
         assert not (store.trial_folder(record.number) / MLFLOW_RUN).exists()
@@ -53,3 +55,15 @@ def test_a_record_of_another_format_is_one_line_with_the_file(content: str, tmp_
         TrialStore(tmp_path, "trials")
     assert str(refused.value).startswith(f"{path}: ")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("failures", "line"),
+    [
+        (["killed"], "killed"),
+        (["killed", "killed"], "killed (2 times)"),
+        (["killed", "disk full", "killed"], "1. killed (2 times); 2. disk full"),
+    ],
+)
+def test_the_reasons_of_all_tries_are_one_line(failures: list[str], line: str) -> None:
+    assert joined(failures) == line
