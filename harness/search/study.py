@@ -100,8 +100,7 @@ class Study:
         return self.base.steps if spec is None else max(bounds(spec))
 
     def fail(self, what: str, store: TrialStore) -> None:
-        reason = tables.most_common_reason(store.records)
-        raise RunFailed(f"{what}; the most common reason, {reason}. Once the cause is gone, go on with: {self.resume}")
+        raise RunFailed(f"{what}; the most common reason, {tables.most_common_reason(store.records)}.")
 
     def restart_failed(self) -> None:
         """Begin anew what came to nothing: a whole phase, with the time that it took, or lost seeds of an answer."""
@@ -203,12 +202,7 @@ class Study:
         if lost := tables.lost(records, "trials"):
             warn(f"{lost}; the study goes on without them")
         plots.log_plots(search, self.axes, records, self.folder, self.parent)
-        found = ", ".join(f"{key} {format_value(value)}" for key, value in best.values.items())
-        out.print(
-            f"best of the search: {search.metric} {format_metric(best.metric)} (trial {best.number}) with {found}"
-        )
-        ious = {key.removeprefix("val/iou/"): iou for key, iou in best.metrics.items() if key.startswith("val/iou/")}
-        out.print(f"its IoU on val: {', '.join(f'{name} {format_metric(iou)}' for name, iou in ious.items())}")
+        tables.show_best(search, best)
         return True
 
     # -- the answer ---------------------------------------------------------------------------------------------------

@@ -44,6 +44,14 @@ def show_trials(search: SearchConfig, records: Sequence[TrialRecord]) -> None:
     out.print(table)
 
 
+def show_best(search: SearchConfig, best: TrialRecord) -> None:
+    """The best trial of the search, and what it reached for each class."""
+    found = ", ".join(f"{key} {format_value(value)}" for key, value in best.values.items())
+    out.print(f"best of the search: {search.metric} {format_metric(best.metric)} (trial {best.number}) with {found}")
+    ious = {key.removeprefix("val/iou/"): iou for key, iou in best.metrics.items() if key.startswith("val/iou/")}
+    out.print(f"its IoU on val: {', '.join(f'{name} {format_metric(iou)}' for name, iou in ious.items())}")
+
+
 def write_trials(path: Path, search: SearchConfig, records: Sequence[TrialRecord]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
