@@ -1,5 +1,8 @@
-"""Shared by tests: a seeded generator, an empty folder to run in, and miniature data sets as files."""
+"""Shared by tests: a cache folder of their own, a seeded generator, an empty folder to run in, and miniature data sets
+as files."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,16 @@ from torchvision.io import write_jpeg, write_png
 
 from classmix_core.batch_generator import BatchGenerator
 from tests.trees import build_cityscapes, build_voc
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests remember and cache is no user's, nor that of an earlier run; the processes they start inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR", f"{home}/matplotlib"))  # its fonts take seconds
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

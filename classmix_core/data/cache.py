@@ -28,7 +28,9 @@ from classmix_core.data.transforms import resize_image, resize_label
 from classmix_core.errors import DataError
 
 VERSION = f"2 torch {torch.__version__} torchvision {version('torchvision')}"
-"""Of the files, and of those who decode and resize."""
+"""Of the files, and of those who decode and resize. Count it up where images or labels are read otherwise."""
+CHECKED = "checked"
+"""Folder within that of the cache, for what `CheckedFiles` remembers."""
 HEADER = struct.Struct("<4I")
 """Of a file: how many dimensions, and three sizes, the unused of which are 0."""
 
@@ -115,19 +117,28 @@ def store(path: Path, value: Tensor) -> None:
         DataError: the folder has no room or may not be written to.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(".part", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(HEADER.pack(value.ndim, *value.shape, *(0,) * (3 - value.ndim)))
-                file.write(value.numpy().data)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        replace_file(path, HEADER.pack(value.ndim, *value.shape, *(0,) * (3 - value.ndim)), value.numpy().data)
     except OSError as error:
         rule = "the cache must have room there (--data.cache_dir DIR puts it elsewhere)"
         raise DataError(f"{path.parent}: {rule}, but got: {error.strerror or error}.") from error
+
+
+def replace_file(path: Path, *parts: bytes | memoryview) -> None:
+    """Write parts one after the other to a file that is whole or as it was, also after a kill; makes its folder.
+
+    Raises:
+        OSError: that is not possible.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for part in parts:
+                file.write(part)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def open_cache(cache_dir: str | None) -> Path:
@@ -137,7 +148,7 @@ def open_cache(cache_dir: str | None) -> Path:
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(cache_dir) if cache_dir else Path(home) / "classmix_harness"
-    for part in folder.glob("*.part"):
+    for part in (*folder.glob("*.part"), *folder.glob(f"{CHECKED}/*.part")):
         with suppress(OSError):
             if time.time() - part.stat().st_mtime > 86400:
                 part.unlink()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from classmix_core.config import DataConfig
 from classmix_core.data.cache import CachedSamples, open_cache
+from classmix_core.data.checked import CheckedFiles
 from classmix_core.data.datasets import LOAD
 from classmix_core.data.samples import EVALUATED, ArraySamples, Data, FileSamples, Role, Samples
 from classmix_core.errors import DataError, InvalidValue
@@ -88,11 +89,13 @@ def with_cache(data: Data, config: DataConfig) -> Data:
 def check_data(data: Data, config: DataConfig, roles: Collection[str]) -> Iterator[tuple[int, int]]:
     """Read every image and label once, so that a bad file is found before a long training, not in it.
 
+    Those that an earlier check found good, and that have the same size and time as then, are not read again.
+
     Args:
         roles: of labelled, unlabelled, val and test those that will be used.
 
     Yields:
-        how many are read, of how many.
+        how many are checked, of how many.
 
     Raises:
         DataError: with the first file that breaks a rule.
@@ -105,10 +108,10 @@ def check_data(data: Data, config: DataConfig, roles: Collection[str]) -> Iterat
         return
     used = [(role, samples) for role, samples in data.roles().items() if role in roles]
     jobs = [(role, samples, index) for role, samples in used for index in range(len(samples.names))]
-    sizes = set()
+    sizes, checked = set(), CheckedFiles(config)
     with ThreadPoolExecutor() as pool:
         try:
-            found = pool.map(lambda job: (job[0], job[1].check(job[2], len(data.classes))), jobs)
+            found = pool.map(lambda job: (job[0], checked.check(job[1], job[2], len(data.classes))), jobs)
             for done, (role, size) in enumerate(found, 1):
                 yield done, len(jobs)
                 if role in ("labelled", "unlabelled"):
@@ -116,6 +119,8 @@ def check_data(data: Data, config: DataConfig, roles: Collection[str]) -> Iterat
         except DataError:
             pool.shutdown(cancel_futures=True)
             raise
+        finally:
+            checked.save()
     if len(sizes) > 1 and config.resize is None and config.crop is None:
         first, second = sorted(sizes)[:2]
         rule = f"resize or crop is set where images differ in size ({first} and {second} do)"
