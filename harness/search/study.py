@@ -194,7 +194,7 @@ class Study:
     def conclude_search(self) -> bool:
         """Print and log the trials and the best configuration; whether there is one."""
         search, records, best = self.search, self.trials.records, self.best()
-        tables.show_trials(search, records)
+        tables.show_trials(search, records, self.folder / "trials.csv")
         tables.write_trials(self.folder / "trials.csv", search, records)
         self.parent.file(self.folder / "trials.csv")
         if best is None:

@@ -15,6 +15,9 @@ from harness.search.confirmation import Candidate, ranked
 from harness.search.trial_store import TrialRecord, TrialStore
 from harness.training.cost import cost
 
+SHOWN = 30
+"""Trials in the table that is printed."""
+
 
 def announce(
     verb: str, folder: Path, search: SearchConfig, total: int, longest: int, max_concurrent_trials: int
@@ -32,16 +35,19 @@ def announce(
     )
 
 
-def show_trials(search: SearchConfig, records: Sequence[TrialRecord]) -> None:
-    """All trials, best first."""
+def show_trials(search: SearchConfig, records: Sequence[TrialRecord], file: Path) -> None:
+    """The first trials, best first; where there are more, the last line says that `file` has them all."""
     axes = (last_key(key) for key in search.space)
     table = make_table("trials", ("trial", *axes, search.metric, "steps", "", "time"))
     best = ranked(search, records)
-    for record in best + [record for record in records if record not in best]:
+    known = {record.number for record in best}
+    for record in (best + [record for record in records if record.number not in known])[:SHOWN]:
         values = [format_value(value) for value in record.values.values()]
         row = [str(record.number), *values, format_metric(record.metric), str(record.step), record.state]
         table.add_row(*row, f"{record.seconds:.0f} s", style="bold green" if best and record is best[0] else None)
     out.print(table)
+    if len(records) > SHOWN:
+        out.print(f"and {len(records) - SHOWN} more: {display_path(file)}", markup=False)
 
 
 def show_best(search: SearchConfig, best: TrialRecord) -> None:

@@ -11,7 +11,7 @@ from harness.errors import RunFailed
 from harness.search import tables
 from harness.search.confirmation import by_seed
 from harness.search.trial import report as tell
-from harness.search.trial_store import TrialRecord
+from harness.search.trial_store import State, TrialRecord
 
 
 def test_the_ablation_has_one_axis_down_and_one_across() -> None:
@@ -37,6 +37,25 @@ def test_the_ablation_has_one_axis_down_and_one_across() -> None:
     ]
     assert "over 2 seeds" in captured.get()
     assert [word for word in ("image", "pixel", "batch") if word in captured.get()] == ["image", "pixel", "batch"]
+
+
+@pytest.mark.parametrize(("count", "more"), [(29, None), (30, None), (31, 1), (10_000, 9970)])
+def test_the_best_30_trials_are_shown_and_how_many_more_are_in_the_file(count: int, more: int | None) -> None:
+    """Every fifth trial failed; the others got the better the later they came, and every other was stopped early."""
+    search = SearchConfig(space={"ssl.tau": {"low": 0.0, "high": 1.0}})
+    states: list[State] = ["complete", "pruned", "failed", "complete", "pruned"]
+    records = [
+        TrialRecord(n, {"ssl.tau": n / count}, 10, states[n % 5], 10, [] if n % 5 == 2 else [(10, n / count)])
+        for n in range(count)
+    ]
+    with out.capture() as captured:
+        tables.show_trials(search, records, Path("runs/s/trials.csv"))
+    lines = captured.get().splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    ended = {state: [n for n in range(count) if states[n % 5] == state] for state in states}
+    expected = ended["complete"][::-1] + ended["pruned"][::-1] + ended["failed"]
+    assert [int(row[0]) for row in rows] == expected[:30]
+    assert [line for line in lines if "more" in line] == ([f"and {more} more: runs/s/trials.csv"] if more else [])
 
 
 def test_reasons_that_differ_in_their_numbers_are_one() -> None:
