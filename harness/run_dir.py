@@ -218,7 +218,8 @@ def require_same_images(folder: Path, data: "Data", anew: str) -> None:
     splits = folder / SPLITS
     stored = read_splits(splits, stored_roles(splits))
     then = {name: role for role, names in stored.items() for name in names}
-    now = {name: role for name, role in then.items() if role not in data.roles()}
+    now = dict.fromkeys(data.pool.names if data.pool else (), "held out")
+    now |= {name: role for name, role in then.items() if role not in data.roles()}
     now |= {name: role for role, samples in data.roles().items() for name in samples.names}
     changed = sorted(name for name in then | now if then.get(name) != now.get(name))
     if changed:

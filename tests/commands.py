@@ -56,6 +56,11 @@ def assert_refused(result: Result, folder: Path, *words: str) -> None:
     assert not list(folder.iterdir()), list(folder.iterdir())
 
 
+def files(folder: Path) -> dict[Path, int]:
+    """All files below a folder, with the time of their last change."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
 def start(module: str, *args: str, cwd: Path) -> subprocess.Popen[str]:
     """`python -m module args` in a folder, in a process group of its own."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}

@@ -3,13 +3,14 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from classmix_core.data import Data
-from classmix_core.data.samples import ArraySamples
+from classmix_core.data.samples import ArraySamples, FileSamples
 from classmix_core.data.splits import read_names
 from harness.errors import UserError
 from harness.run_dir import (
@@ -192,3 +193,7 @@ def test_a_role_that_is_not_asked_for_is_not_compared(tmp_path: Path) -> None:
     require_same_images(tmp_path, data_of(labelled=["a"]), "")
     with pytest.raises(UserError, match=r"1 changed: f \(val -> labelled\)\."):
         require_same_images(tmp_path, data_of(labelled=["a", "f"]), "")
+    pool = FileSamples(["a", "f", "h"], [], [])
+    require_same_images(tmp_path, replace(data_of(labelled=["a"]), pool=pool), "")
+    with pytest.raises(UserError, match=r"1 changed: a \(labelled -> held out\)\."):
+        require_same_images(tmp_path, replace(data_of(), pool=pool), "")

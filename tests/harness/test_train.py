@@ -19,7 +19,7 @@ from harness.cli.preflight import workers_and_gpus
 from harness.config.train import TrainConfig
 from harness.errors import UserError
 from harness.run_dir import RunRecord
-from tests.commands import TINY, assert_refused, call, finish, interrupt, run, start, wait_for
+from tests.commands import TINY, assert_refused, call, files, finish, interrupt, run, start, wait_for
 from tests.trees import build_folder, label_more
 
 ALL_SCENES = str(scenes.COUNTS["train"])
@@ -297,11 +297,6 @@ def test_kill_9_then_resume_goes_on_from_the_last_checkpoint(tmp_path: Path) -> 
     (found,) = client.search_runs([client.get_experiment_by_name("train").experiment_id])
     steps = [point.step for point in client.get_metric_history(found.info.run_id, "val/miou")]
     assert sorted(set(steps)) == [10, 20, 30, 40]
-
-
-def files(folder: Path) -> dict[Path, int]:
-    """All files below a folder, with the time of their last change."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.slow

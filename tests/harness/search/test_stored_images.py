@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.config.train import TrainConfig, override
+from harness.cli.preflight import check_same_images
+from harness.config.train import TrainConfig, load_config, override
+from harness.run_dir import read_run_record
 from harness.search.trial import with_own_splits
 from harness.training.trainer import TrainJob
-from tests.commands import interrupt, run, start
+from tests.commands import files, finish, run, start
 from tests.studies import BASE, records, wait_until_in_the_middle, without_time, write_space
 from tests.trees import build_folder, label_more
 
@@ -37,21 +39,9 @@ def test_labels_added_while_a_study_runs_change_nothing_and_a_resume_refuses_the
 
     process = start("harness.tune", "--space=space.yaml", "--name=s", *data, cwd=disturbed)
     wait_until_in_the_middle(disturbed, process, "trials", 1)
-    assert interrupt(process)[0].code == 130
-    added, before = label_more(root), records(disturbed)
-    refused = run("harness.tune", "--resume", "--name=s", cwd=disturbed)
-    assert (refused.code, refused.err.count("\n")) == (2, 1), refused
-    assert "IMG_1008.JPG (unlabelled -> " in refused.err
-    assert "python -m harness.tune --space runs/s/space.yaml --train runs/s/config.yaml" in refused.err
-    assert records(disturbed) == before
-    for path in added:
-        path.unlink()
-
-    process = start("harness.tune", "--resume", "--name=s", cwd=disturbed)
-    wait_until_in_the_middle(disturbed, process, "trials", 2)
-    label_more(root)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, (out, err)
+    added = label_more(root)
+    result = finish(process)
+    assert result.code == 0, result
     for phase in ("trials", "confirm"):
         assert without_time(records(disturbed, phase)) == without_time(records(straight, phase)), phase
     lists = [
@@ -59,6 +49,24 @@ def test_labels_added_while_a_study_runs_change_nothing_and_a_resume_refuses_the
     ]
     assert lists[0] == lists[1]
     assert set(lists[0]) == {"labelled.txt", "unlabelled.txt", "val.txt", "test.txt"}
+
+    study = disturbed / "runs/s"
+    record = read_run_record(study)
+    assert record is not None
+    replace(record, finished=False).write(study)  # as if it had been killed before its last line
+    before = files(study)
+    refused = run("harness.tune", "--resume", "--name=s", cwd=disturbed)
+    assert (refused.code, refused.err.count("\n")) == (2, 1), refused
+    assert "IMG_1008.JPG (unlabelled -> " in refused.err
+    assert "python -m harness.tune --space runs/s/space.yaml --train runs/s/config.yaml" in refused.err
+    assert files(study) == before, "nothing is written"
+    (study / "trials.csv").unlink()  # as if killed earlier, when val counts as well
+    again = run("harness.tune", "--resume", "--name=s", cwd=disturbed)
+    assert again.code == 2
+    assert again.err == refused.err.replace("held out", "val"), again
+    for path in added:
+        path.unlink()
+    check_same_images(load_config(study / "config.yaml"), study, "")
 
 
 def test_a_trial_whose_axis_changes_the_split_keeps_the_images_that_it_first_started_with(tmp_path: Path) -> None:
