@@ -16,3 +16,11 @@ def test_a_benchmark_starts_and_says_how_it_is_used(script: Path) -> None:
     found = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, cwd=ROOT)
     assert found.returncode == 0, found.stderr
     assert f"python benchmarks/{script.name}" in found.stdout
+
+
+@pytest.mark.slow
+def test_a_training_killed_at_any_moment_and_resumed_equals_a_straight_one() -> None:
+    command = [sys.executable, "benchmarks/kill_and_resume.py", "--kills=3", "--steps=12"]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert found.returncode == 0, found
+    assert "all equal the undisturbed one, bit for bit" in found.stdout

@@ -24,6 +24,20 @@ VALUES = {
 LONG = Progress(39950, 40000, loss=None, lambda_=None, val_miou=0.512, best=0.698)
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_what_a_user_must_be_told_stays_above_the_live_lines(live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    (out, raw_out), (err, raw_err) = terminal(live, "utf-8"), terminal(live, "utf-8")
+    monkeypatch.setattr(display, "out", out)
+    monkeypatch.setattr(display, "err", err)
+    monkeypatch.setattr(display.live_bar, "__kwdefaults__", {"console": out})
+    with TrainingDisplay(40000) as one:
+        one.show(LONG)
+        one.show(Progress(0, 40000, message="going on from step 3"))
+        one.show(LONG)
+    lines = shown(raw_out if live else raw_err, "utf-8")
+    assert lines.count("warning: going on from step 3") == 1, lines
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_parts_are_kept_whole_in_lines_that_fit(width: int) -> None:
     parts = ["trial 12 running step 39950", *(f"{key} {value}" for key, value in VALUES.items()), "a reason " * 30]

@@ -14,7 +14,7 @@ from classmix_core.evaluate import evaluate
 from classmix_core.metrics import mean_iou
 from classmix_core.models import build_model
 from harness.config.train import TrainConfig, override
-from harness.errors import Interrupted, RunFailed
+from harness.errors import Interrupted, RunFailed, UserError
 from harness.tracking import Run, find_or_create_experiment
 from harness.training import checkpoint
 from harness.training.context import LocalContext, Progress, TrialContext
@@ -116,6 +116,50 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint_as_if_straight(tmp_path
         killed.go(die)
     assert killed.go() == expected
     assert_same(straight.state(), killed.state())
+
+
+@pytest.mark.parametrize(
+    ("damaged", "start"),
+    [
+        ({"step_00000004": "state.pt"}, "going on from step 2"),
+        ({"step_00000004": "rank_0.pt"}, "going on from step 2"),
+        ({"step_00000004": "manifest.json"}, "going on from step 2"),
+        ({"step_00000004": "state.pt", "step_00000002": "rank_0.pt"}, "starting from the beginning"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_as_if_straight(
+    tmp_path: Path, store: tuple[str, str], damaged: dict[str, str], start: str
+) -> None:
+    straight, resumed = Loop(tmp_path / "straight", store), Loop(tmp_path / "resumed", store)
+    expected = straight.go()
+    with pytest.raises(Interrupted):
+        resumed.go(lambda loop: bool(loop.shown) and loop.shown[-1].step >= 4)
+    for name, file in damaged.items():
+        path = resumed.job.folder / "checkpoints" / name / file
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    del resumed.shown[:]
+    assert resumed.go() == expected
+    assert_same(straight.state(), resumed.state())
+    weights = [(loop.job.folder / checkpoint.BEST).read_bytes() for loop in (straight, resumed)]
+    assert weights[0] == weights[1]
+    message = resumed.shown[0].message
+    assert message is not None
+    assert message.startswith(start)
+    for name, file in damaged.items():
+        assert f"checkpoints/{name}: {file} " in message
+    assert MlflowClient(resumed.uri).get_run(resumed.run_id).data.tags["harness.warning"] == message
+
+
+@pytest.mark.parametrize("file", ["best.safetensors", "best_teacher.safetensors"])
+def test_weights_that_are_damaged_when_they_are_scored_on_test_are_one_line(
+    file: str, tmp_path: Path, store: tuple[str, str]
+) -> None:
+    loop = Loop(tmp_path / "a", store)
+    loop.go()
+    path = loop.job.folder / file
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=rf"^{path}: must hold the weights of the network, but got: [^\n]*$"):
+        loop.go()
 
 
 @pytest.mark.parametrize("network", ["student", "teacher"])
