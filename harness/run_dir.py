@@ -237,11 +237,11 @@ def display_path(path: Path) -> str:
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
-def resume_command(module: str, folder: Path, storage: str, address: str | None) -> str:
+def resume_command(module: str, folder: Path, storage: str, address: str | None, wait: bool) -> str:
     """The command that goes on with a run, as the user can paste it."""
     words = [f"python -m {module} --resume --name={shlex.quote(folder.name)}"]
     if storage != "runs":
         words.append(f"--storage-path={shlex.quote(storage)}")
     if address:
-        words.append(f"--address={shlex.quote(address)}")
+        words.append(f"--address={shlex.quote(address)}" + (" --wait" if wait else ""))
     return " ".join(words)

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from harness import run_dir
 from harness.atomic import write_text
-from harness.cli.display import TrainingDisplay, out, show_result
+from harness.cli.display import TrainingDisplay, out, say, show_result
 from harness.cli.exit_code import run_command
 from harness.cli.options import CommonOptions, add_common_options
 from harness.config.batch_size import used_sizes, with_batch_size
@@ -37,7 +37,6 @@ def build_parser() -> Parser:
     parser = make_parser("python -m harness.train", "Train one network with ClassMix.")
     add_train_config(parser)
     add_common_options(parser, "run")
-    parser.add_argument("--wait", action="store_true", help="With --address: queue until the cluster has the GPUs.")
     return parser
 
 
@@ -51,10 +50,10 @@ def main(args: Sequence[str] | None = None) -> int:
             raise UserError(f"--tracking-uri: a resumed run keeps its own, but got {options.tracking_uri!r}.")
         config = resumed_config(folder, words)
         with run_dir.run_lock(folder):
-            return run_training(config, folder, run_record, options, parsed.wait, words)
+            return run_training(config, folder, run_record, options, words)
     config = train_config(parsed.as_dict())
     with run_dir.claim_folder(options.storage, options.name, "train") as folder:
-        return run_training(config, folder, None, options, parsed.wait, words)
+        return run_training(config, folder, None, options, words)
 
 
 def run_training(
@@ -62,7 +61,6 @@ def run_training(
     folder: Path,
     run_record: "RunRecord | None",
     options: CommonOptions,
-    wait: bool,
     words: Sequence[str],
 ) -> int:
     """Check what it needs, then train to the end; returns the exit code.
@@ -73,7 +71,7 @@ def run_training(
     from harness.cli import lifecycle, preflight  # torch and MLflow, which take seconds to import
     from harness.training.provenance import provenance_tags
 
-    workers, gpus = preflight.workers_and_gpus(config, options, wait, words)
+    workers, gpus = preflight.workers_and_gpus(config, options, words)
     config = with_batch_size(config, workers)
     if run_record is not None:
         anew = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')} --name NEW"
@@ -89,7 +87,8 @@ def run_training(
     what = f"{config.data.name}, {config.model.name}, {config.steps} steps of {batch} images, {place}"
     out.print(f"[bold]{verb} {escape(run_dir.display_path(folder))}[/]  {escape(what)}")
     run = lifecycle.reopen_run(run_record)
-    resume = run_dir.resume_command("harness.train", folder, options.storage_path, options.address)
+    same_place = options.storage_path, options.address, options.wait
+    resume = run_dir.resume_command("harness.train", folder, *same_place)
     with lifecycle.run_lifecycle(run, run_record, folder, resume):
         run.note({"harness.workers": str(workers), "harness.gpus": str(gpus)} | provenance_tags("harness.train", words))
         run.params(flatten(config))  # once more when it is resumed, in case it was cut short
@@ -153,7 +152,7 @@ def train_and_publish(
         else:
             from harness.distributed.torch_trainer import train_on_workers
 
-            metrics = train_on_workers(job, workers, gpus, options.address, options.verbose, display.show)
+            metrics = train_on_workers(job, workers, gpus, options.address, options.verbose, display.show, say)
     uri = publish(run, config, folder, metrics["val/best_miou"])
     out.print(f"registered as {uri}", markup=False)
     return metrics

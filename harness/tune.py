@@ -18,6 +18,7 @@ from jsonargparse import Namespace
 from classmix_core.errors import DataError
 from harness import run_dir
 from harness.atomic import write_text
+from harness.cli.display import say
 from harness.cli.exit_code import run_command
 from harness.cli.options import CommonOptions, add_common_options
 from harness.config.batch_size import require_divisible, with_batch_size
@@ -92,7 +93,7 @@ def run_study(
     from harness.search.study import Study
     from harness.training.provenance import provenance_tags
 
-    preflight.check_trial_resources(search.resources, options.address)
+    preflight.check_trial_resources(search.resources, options)
     searched = (folder / "trials.csv").is_file()  # then val is not needed any more, and test is read
     if options.resume:
         preflight.check_same_images(base, folder, repeat_command(folder), ("test",) if searched else ("val", "test"))
@@ -109,16 +110,19 @@ def run_study(
     try:
         with Interrupts("stopping the trials") as interrupts, ThreadPoolExecutor(1) as pool:
             opening = pool.submit(open_experiment, uri, folder.name) if sure and run_record is None else None
-            with connected_for_trials(search.resources, options.address, options.verbose) as max_concurrent_trials:
+            cluster = options.address, options.verbose, options.wait, say
+            with connected_for_trials(search.resources, *cluster) as max_concurrent_trials:
                 interrupts.install()
                 interrupts.deferred = True  # until the study, which exists from now on, can say how to go on with it
                 if run_record is None:
                     experiment = opening.result() if opening else open_experiment(uri, folder.name)
                     run_record = start_study(search, base, folder, uri, experiment)
-                resume = run_dir.resume_command("harness.tune", folder, options.storage_path, options.address)
+                same_place = options.storage_path, options.address, options.wait
+                resume = run_dir.resume_command("harness.tune", folder, *same_place)
                 settings = (search, base, folder, run_record, resume, interrupts, max_concurrent_trials)
                 Study(*settings, provenance_tags("harness.tune", words)).run(options)
     except (KeyboardInterrupt, SystemExit):  # before the study began; the latter from Ray's own handler of SIGTERM
+        say("interrupted before anything was begun; the same command starts it")
         return INTERRUPTED
     return DONE
 

@@ -171,5 +171,10 @@ def show_result(metrics: Mapping[str, float], networks: Iterable[str], chosen: s
     out.print(f"weights and splits: {folder}; curves and pictures: python -m harness.ui", markup=False)
 
 
+def say(line: str) -> None:
+    """A line of what happens, as it is."""
+    out.print(line, markup=False)
+
+
 def warn(message: str, console: Console = err) -> None:
     console.print(f"warning: {message}", markup=False)

@@ -7,6 +7,7 @@ from typing import Self
 from jsonargparse import Namespace
 
 from harness.config.parser import Parser
+from harness.errors import UserError
 
 
 def default_uri() -> str:
@@ -30,7 +31,12 @@ class CommonOptions:
     tracking_uri: str | None
     storage_path: str
     address: str | None
+    wait: bool = False
     verbose: bool
+
+    def __post_init__(self) -> None:
+        if self.wait and self.address is None:
+            raise UserError("--wait: needs --address, the cluster that is waited for; this machine will have no more.")
 
     @classmethod
     def of(cls, parsed: Namespace) -> Self:
@@ -52,4 +58,7 @@ def add_common_options(parser: Parser, what: str) -> None:
     parser.add_argument("--tracking-uri", type=str | None, help="MLflow store; by default mlflow.db in this folder.")
     parser.add_argument("--storage-path", type=str, default="runs", help=f"Folder that holds the {what} folders.")
     parser.add_argument("--address", type=str | None, help="Ray cluster to run on, such as auto.")
+    parser.add_argument(
+        "--wait", action="store_true", help="With --address: also wait for CPUs and GPUs that the cluster has not yet."
+    )
     parser.add_argument("--verbose", action="store_true", help="Show the logs of Ray as well.")

@@ -2,6 +2,7 @@
 and weights, metric, output folders."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -105,19 +106,19 @@ def check_same_images(config: TrainConfig, folder: Path, anew: str, roles: tuple
     run_dir.require_same_images(folder, data, anew)
 
 
-def workers_and_gpus(config: TrainConfig, options: CommonOptions, wait: bool, words: Sequence[str]) -> tuple[int, int]:
+def workers_and_gpus(config: TrainConfig, options: CommonOptions, words: Sequence[str]) -> tuple[int, int]:
     """How many workers and GPUs a training uses: where it does not say, as many as can share its batch.
 
     Args:
-        wait: GPUs that the cluster does not have yet are waited for.
+        options: whether what the cluster does not have yet is waited for, among others.
         words: of the command line, for the message.
 
     Raises:
-        UserError: more GPUs than there are, or workers that cannot share the batch evenly.
+        UserError: more GPUs than there are, more workers than a cluster has CPUs, or than can share the batch evenly.
     """
     there, where = available(options.address)
     gpus_there = int(there.get("GPU", 0))
-    if wait and options.address:
+    if options.wait:
         gpus_there = max(gpus_there, config.gpus or 0)
     gpus = min(gpus_there, config.workers or gpus_there) if config.gpus is None else config.gpus
     if config.gpus is None and gpus_there and config.workers and config.workers > gpus_there:
@@ -133,22 +134,35 @@ def workers_and_gpus(config: TrainConfig, options: CommonOptions, wait: bool, wo
         )
     if config.gpus is None and config.workers is None and gpus > 1:
         gpus = most_workers(config, gpus)
-    workers = gpus or config.workers or 1
+    workers, cpus_there = gpus or config.workers or 1, int(there.get("CPU", 0))
+    if options.address and not gpus and workers > cpus_there and not options.wait:
+        fewer = shlex.join(["python", "-m", "harness.train", *words, f"--workers={most_workers(config, cpus_there)}"])
+        raise UserError(
+            f"workers: {workers} asked for, but {where} has {cpus_there} CPU(s), one for each; "
+            + (f"run: {fewer}, or " if cpus_there else "")
+            + "add --wait to queue"
+        )
     require_divisible(config, workers, gpus, words)
     return workers, gpus
 
 
-def check_trial_resources(resources: Resources, address: str | None) -> None:
+def check_trial_resources(resources: Resources, options: CommonOptions) -> None:
     """
     Raises:
-        UserError: a trial fits nowhere.
+        UserError: a trial fits nowhere, and no other nodes are waited for.
     """
-    there, where = available(address)
-    cpus = resources.cpus if address is None else resources.all_cpus  # a Ray of our own counts as many as needed
+    if options.wait:
+        return
+    there, where = available(options.address)
+    own = options.address is None  # a Ray of our own counts as many cores as needed
+    cpus = resources.cpus if own else resources.all_cpus
     for name, asked, unit in (("gpus", resources.gpus, "GPU"), ("cpus", cpus, "CPU")):
         have = there.get(unit, 0)
         if asked > have:
-            raise UserError(f"resources.{name}: {asked:g} asked for each trial, but {where} has {have:g} {unit}s.")
+            raise UserError(
+                f"resources.{name}: {asked:g} asked for each trial, but {where} has {have:g} {unit}s"
+                + ("." if own else "; add --wait to queue.")
+            )
 
 
 def available(address: str | None) -> tuple[Mapping[str, float], str]:
@@ -157,7 +171,7 @@ def available(address: str | None) -> tuple[Mapping[str, float], str]:
         return {"GPU": torch.cuda.device_count(), "CPU": os.cpu_count() or 1}, "this machine"
     from harness.distributed.connection import cluster_resources
 
-    return cluster_resources(address), f"the cluster at {address}"
+    return cluster_resources(address)
 
 
 def warn_of_missing_test(config: TrainConfig) -> None:

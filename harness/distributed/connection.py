@@ -2,14 +2,17 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import ray
 
 from harness import RAY_ENVIRONMENT
 from harness.config.search import Resources
 from harness.config.train import Values
+from harness.distributed.waiting import trial_bundles, wait_for_room
 from harness.errors import UserError
 
 OBJECT_STORE_BYTES = 100 * 1024 * 1024  # nothing large goes through it
@@ -36,6 +39,7 @@ def connected(
     """
     if not verbose:
         quiet()
+    require_listener(address)
     local: Values = {}
     if address is None:
         local = {"num_cpus": num_cpus, "include_dashboard": include_dashboard}
@@ -65,24 +69,54 @@ def connected(
         ray.shutdown()
 
 
-def cluster_resources(address: str) -> dict[str, float]:
-    """What a cluster has, such as CPU and GPU."""
+def require_listener(address: str | None) -> None:
+    """
+    Raises:
+        UserError: an address HOST:PORT or ray://HOST:PORT where nothing listens: Ray would try for twelve minutes.
+    """
+    try:
+        place = urlsplit(address if address and "://" in address else f"//{address}")
+        if place.hostname and place.port:
+            socket.create_connection((place.hostname, place.port), timeout=5).close()
+    except (OSError, ValueError) as error:  # the latter from a port that is no number
+        raise UserError(f"--address: a Ray cluster must listen there, but got {address}: {error}") from error
+
+
+def cluster_resources(address: str) -> tuple[dict[str, float], str]:
+    """What a cluster has, such as CPU and GPU, and how to call it."""
     with connected(address, verbose=False):
-        return ray.cluster_resources()
+        return ray.cluster_resources(), cluster_name()
+
+
+def cluster_name() -> str:
+    """Of the one that is connected, by the address of its control service."""
+    return f"the Ray cluster at {ray.get_runtime_context().gcs_address}"
 
 
 @contextmanager
-def connected_for_trials(resources: Resources, address: str | None, verbose: bool) -> Iterator[int]:
+def connected_for_trials(
+    resources: Resources, address: str | None, verbose: bool, wait: bool, say: Callable[[str], None]
+) -> Iterator[int]:
     """Ray for a study, and how many trials fit at a time. One of our own has as many cores as a trial needs even where
-    there are fewer.
+    there are fewer; on a cluster that is busy, room for one trial is waited for.
+
+    Args:
+        wait: also for nodes that a cluster does not have yet.
+        say: tells the user where it runs and what is waited for.
 
     Raises:
         UserError: no cluster answers, it has no room for a trial, or trials of several workers would leak.
+        KeyboardInterrupt: Ctrl-C or SIGTERM while it waits.
     """
     several = resources.workers_per_trial > 1
     cores = max(os.cpu_count() or 1, resources.all_cpus)
     with connected(address, verbose, num_cpus=cores, include_dashboard=several):  # the State API lives in it
         refuse_leaks(resources)
+        if address is not None:
+            if not wait:
+                max_concurrent_trials(resources)
+            say(f"on {cluster_name()}")
+            wait_for_room(trial_bundles(resources), say)
         yield max_concurrent_trials(resources)
 
 

@@ -28,8 +28,9 @@ from ray.train.torch import TorchTrainer
 
 from classmix_core.errors import DataError, InvalidValue
 from harness.config.search import Resources
-from harness.distributed.connection import connected
+from harness.distributed.connection import cluster_name, connected
 from harness.distributed.contexts import ProgressActor, RayTrainContext, RayTrialContext
+from harness.distributed.waiting import training_bundles, wait_for_room
 from harness.errors import RunFailed, TrainingError, TrialPruned, UserError, last_line
 from harness.training import checkpoint
 from harness.training.context import Progress
@@ -99,9 +100,18 @@ def build_trainer(
 
 
 def train_on_workers(
-    job: TrainJob, workers: int, gpus: int, address: str | None, verbose: bool, show: Callable[[Progress], None]
+    job: TrainJob,
+    workers: int,
+    gpus: int,
+    address: str | None,
+    verbose: bool,
+    show: Callable[[Progress], None],
+    say: Callable[[str], None],
 ) -> dict[str, float]:
     """Run a job data parallel; a worker that dies is replaced and the group goes on from the newest checkpoint.
+
+    Args:
+        say: tells the user on which cluster it runs, and what it waits for there.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
@@ -111,7 +121,11 @@ def train_on_workers(
     num_cpus = None if gpus else max(workers, os.cpu_count() or 1) + 1
     with connected(address, verbose, num_cpus=num_cpus):
         tries, began = 0, newest_step(job.folder)
+        if address is not None:
+            say(f"on {cluster_name()}")
         while True:
+            if address is not None:
+                wait_for_room(training_bundles(workers, gpus), say)
             progress_actor = ProgressActor.remote()  # type: ignore[attr-defined]
             trainer = build_trainer(
                 job, progress_actor, RayTrainContext, workers=workers, use_gpu=gpus > 0, verbose=verbose

@@ -222,7 +222,7 @@ def test_waiting_for_gpus_is_for_a_cluster_alone(gpus: int) -> None:
         name=None, resume=False, tracking_uri=None, storage_path="runs", address=None, verbose=False
     )
     with pytest.raises(UserError, match=f"gpus: {gpus + there} asked for, but this machine has {there}"):
-        workers_and_gpus(TrainConfig(gpus=gpus + there), options, wait=True, words=[])
+        workers_and_gpus(TrainConfig(gpus=gpus + there), options, [])
 
 
 @pytest.mark.slow

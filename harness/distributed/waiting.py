@@ -1,0 +1,60 @@
+"""Waits until a Ray cluster has room for what is about to start, and says what is missing."""
+
+import signal
+from collections.abc import Callable, Mapping, Sequence
+
+import ray
+from ray.util import placement_group, remove_placement_group
+
+from harness.config.search import Resources
+
+EVERY = 3.0
+"""Seconds between two lines; a Ctrl-C is heard after them."""
+
+Bundle = Mapping[str, float]
+"""What one worker reserves on one machine: CPU and GPU."""
+
+
+def training_bundles(workers: int, gpus: int) -> list[Bundle]:
+    """What Ray Train reserves for a training."""
+    return [{"GPU": 1} if gpus else {"CPU": 1}] * workers
+
+
+def trial_bundles(resources: Resources) -> list[Bundle]:
+    """What one trial of a search reserves."""
+    share = {"GPU": min(resources.gpus, 1)} if resources.gpus else {}
+    return [{"CPU": resources.cpus} | share] * resources.workers_per_trial
+
+
+def wait_for_room(bundles: Sequence[Bundle], say: Callable[[str], None]) -> None:
+    """Return when the cluster has room for all bundles at a time.
+
+    A placement group asks for it, so that an autoscaler hears of it. It goes again at once: Ray Train and Tune reserve
+    for themselves.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM.
+    """
+    group = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in handlers:  # Ray's own for SIGTERM aborts the process
+            signal.signal(number, signal.default_int_handler)
+        while not group.wait(EVERY):
+            say(what_is_missing(bundles, ray.available_resources()))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        remove_placement_group(group)
+
+
+def what_is_missing(bundles: Sequence[Bundle], free: Mapping[str, float]) -> str:
+    """One line for the user."""
+    parts = []
+    for unit in ("CPU", "GPU"):
+        asked, there = sum(bundle.get(unit, 0) for bundle in bundles), free.get(unit, 0)
+        if asked > there:
+            more = asked - there
+            parts.append(f"{more:g} more {unit}{'' if more == 1 else 's'}, {there:g} of {asked:g} there")
+    wanted = " and ".join(f"{count:g} {unit}" for unit, count in bundles[0].items())
+    return f"waiting for {'; '.join(parts) or f'a machine with {wanted} free: there are enough, but on several'}"
