@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from classmix_core.errors import DataError
 from harness.cli.lifecycle import open_experiment, reopen_run, run_lifecycle
-from harness.errors import Interrupted, RunFailed, UserError
+from harness.errors import Interrupted, RunFailed, TrainingError, UserError
 from harness.run_dir import RunRecord, read_run_record
 from harness.tracking import REASON, Run
 
@@ -64,7 +64,8 @@ def test_an_interrupted_one_says_how_to_go_on_before_it_tidies_up(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (RunFailed("the loss is nan."), "the loss is nan."),
+        (TrainingError("the loss is nan."), "the loss is nan."),
+        (RunFailed("no room."), f"no room. Once the cause is gone, {GO_ON}"),
         (DataError("x.png: must exist."), f"x.png: must exist. Once the cause is gone, {GO_ON}"),
         (UserError("state.pt: format must be 1."), f"state.pt: format must be 1. Once the cause is gone, {GO_ON}"),
     ],

@@ -52,7 +52,7 @@ def test_an_ordinary_path_is_in_its_uri_as_it_is() -> None:
 def test_a_folder_of_any_name_keeps_its_store_and_its_artefacts(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = call(train.main, capsys, *TINY, "--name=a")
     assert (result.code, result.err) == (0, "")
-    assert {path.name for path in odd.iterdir()} == {"mlflow.db", "mlruns", "runs"}
+    assert {path.name for path in odd.iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlruns", "runs"}
     assert list(odd.parent.iterdir()) == [odd], "nothing beside it"
 
     run_id = logged()["a"]
