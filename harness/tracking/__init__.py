@@ -28,6 +28,8 @@ from harness.tracking.patience import STORE_ERRORS, client_of, one_line
 for _name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
     logging.getLogger(_name).setLevel(logging.ERROR)
 
+SYSTEM = "system/"
+"""Prefix of the machine's figures."""
 PARENT = "mlflow.parentRunId"
 TRIAL = "harness.trial_id"
 REASON = "harness.reason"
@@ -115,7 +117,9 @@ class Run:
         """Look up how far each curve goes: a run that goes on from a checkpoint comes by its last points again."""
         names = self.client.get_run(self.run_id).data.metrics
         self.known = {
-            name: max(point.step for point in self.client.get_metric_history(self.run_id, name)) for name in names
+            name: max(point.step for point in self.client.get_metric_history(self.run_id, name))
+            for name in names
+            if not name.startswith(SYSTEM)  # long, and not of the training
         }
         images = self.client.list_artifacts(self.run_id, "images")
         self.images = {tuple(re.split(r"[+%]", Path(item.path).name)[:3:2]) for item in images}  # KEY+step+N+...

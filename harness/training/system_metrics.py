@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from harness.tracking import STORE_ERRORS, Run
+from harness.tracking import STORE_ERRORS, SYSTEM, Run
 
 INTERVAL = 10.0
 """Seconds between two samples."""
@@ -44,5 +44,5 @@ def sample(uri: str, run_id: str, interval: float, ended: threading.Event) -> No
         values, now = monitor.aggregate_metrics(), int(time.time() * 1000)
         with suppress(*STORE_ERRORS):
             step = (now - client.get_run(run_id).info.start_time) // 1000
-            metrics = [Metric(f"system/{name}", float(value), now, step) for name, value in values.items()]
+            metrics = [Metric(f"{SYSTEM}{name}", float(value), now, step) for name, value in values.items()]
             client.log_batch(run_id, metrics=metrics)

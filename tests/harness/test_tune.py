@@ -118,7 +118,7 @@ def test_a_study_ends_with_a_confirmed_configuration_and_true_mlflow_states(tmp_
     assert [item.data.tags[TRIAL] for item in children] == names
     for item in children:
         seen = {key.split("/")[0] for key in item.data.metrics}
-        assert seen == ({"train", "val"} if item.data.tags[TRIAL].startswith("trials") else {"train", "test"})
+        assert seen == {"train", "cost", "val" if item.data.tags[TRIAL].startswith("trials") else "test"}
     assert parent.data.metrics["winner/test/miou/mean"] == pytest.approx(means[0])
     assert parent.data.metrics["start/test/miou/seeds"] == 2
     files = artifacts(tmp_path, parent.info.run_id)

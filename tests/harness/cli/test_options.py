@@ -71,7 +71,7 @@ def test_a_study_in_a_folder_of_any_name_logs_each_trial_there(odd: Path) -> Non
     space = "trials: 2\nconfirm: {top: 1, seeds: 1}\nspace: {ssl.tau: {low: 0.1, high: 0.9}}\n"
     result = run("harness.tune", write_space(odd, space), "--name=s", *TINY_TRAIN, cwd=odd)
     assert result.code == 0, result
-    assert {path.name for path in odd.iterdir()} == {"mlflow.db", "mlruns", "runs", "space.yaml"}
+    assert {path.name for path in odd.iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlruns", "runs", "space.yaml"}
     assert list(odd.parent.iterdir()) == [odd], "nothing beside it"
     assert len(ended(odd)) == 2
     assert (odd / "runs/s/optuna.db").is_file()
