@@ -31,6 +31,9 @@ def missing(page: str) -> set[str]:
         if name not in found:
             known = defined(ast.parse((ROOT / name).read_text()))
             found |= {f"{name}: {one}" for one in re.findall(r"[\w.]+", functions) if one not in known}
+    for name, function in re.findall(r"`([\w/]+\.py)::(\w+)`", page):
+        if not (ROOT / name).is_file() or function not in defined(ast.parse((ROOT / name).read_text())):
+            found.add(f"{name}::{function}")
     return found
 
 
@@ -57,5 +60,6 @@ def test_recipes_and_spaces_that_a_page_uses_by_name_are_shipped(page: Path) -> 
 
 def test_a_name_that_is_not_there_is_missed() -> None:
     assert missing("see `harness/nowhere.py`") == {"harness/nowhere.py"}
+    assert missing("`tests/test_docs.py::test_nothing`") == {"tests/test_docs.py::test_nothing"}
     row = "| stop | `harness/atomic.py` | `atomic_file`, `no_such_function` |"
     assert missing(row) == {"harness/atomic.py: no_such_function"}
