@@ -27,9 +27,11 @@ PASSING = (408, 429, 500, 502, 503, 504)
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, for a table or a tag; of a database's error without the statement."""
-    failed = database_error(error)
-    said = error if failed is None else failed.orig
+    """What went wrong, for a table or a tag; without a database's statement, or what MLflow says of the request."""
+    failed, asked = database_error(error), error.__context__
+    said: object = error if failed is None else failed.orig
+    if isinstance(error, MlflowException) and isinstance(asked, RequestException) and asked.args:
+        said = getattr(asked.args[0], "reason", error)
     moved = getattr(said, "sqlite_errorname", "") == "SQLITE_READONLY_DBMOVED"
     hint = " (its file was moved or deleted)" if moved else ""
     return " ".join(f"{type(said).__name__}: {said}{hint}".split())[:500]
