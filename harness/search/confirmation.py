@@ -14,6 +14,7 @@ from harness.config.search import SearchConfig
 from harness.errors import UserError
 from harness.run_dir import SPLITS, read_splits, stored_roles, write_split
 from harness.search.trial_store import TrialRecord, TrialStore
+from harness.tracking import Run
 from harness.training.dataloaders import load_data_once
 
 
@@ -155,6 +156,15 @@ def write_candidates(path: Path, candidates: Sequence[Candidate]) -> None:
         for one in candidates:
             row = [one.trial, one.start, *one.values.values(), one.searched, one.mean, one.std, len(one.scores)]
             writer.writerow(row)
+
+
+def log_candidates(parent: Run, path: Path, candidates: Sequence[Candidate], metric: str, store: TrialStore) -> None:
+    """The table as CSV; the winner's and the start point's figures as metrics of the parent, once no run is lost."""
+    write_candidates(path, candidates)
+    parent.file(path)
+    if not any(record.lost for record in store.records):
+        parent.metrics(0, candidate_figures(candidates, metric))
+        parent.flush()
 
 
 def candidate_figures(candidates: Sequence[Candidate], metric: str) -> dict[str, float]:

@@ -20,7 +20,7 @@ class SearchProgress(LiveLines):
         total: number of trials.
         best: the best so far, as text.
         after_report: called at each report.
-        after_trial: called with a trial that has ended, or whose try has failed.
+        after_trial: called with each trial that has ended, or whose try has failed, by `settle`.
         retries: how often a trial may be tried again.
     """
 
@@ -42,6 +42,7 @@ class SearchProgress(LiveLines):
         self.earlier: dict[int, float] = {}
         """Seconds that a trial took before it was started, or tried, for the last time."""
         self.running: dict[int, TrialRecord] = {}
+        self.unsettled: list[TrialRecord] = []
         self.start = time.monotonic()
         self.bar = live_bar(title)
         self.task = self.bar.add_task(title, total=total)
@@ -69,10 +70,14 @@ class SearchProgress(LiveLines):
         self.refresh()
         console = self.live.console if self.live else out
         console.print(fit(describe(record, self.retries)), markup=False)
-        self.after_trial(record)
-        self.refresh()
+        self.unsettled.append(record)
         if not self.live:
             out.print(fit(["", *self.status()]), markup=False)
+
+    def settle(self) -> None:
+        """Do what is due after trials: not while Tune handles their end, for it wraps what is raised there."""
+        while self.unsettled:
+            self.after_trial(self.unsettled.pop(0))
 
     def status(self) -> list[str]:
         ended, taken = self.store.ended, time.monotonic() - self.start

@@ -3,7 +3,7 @@ result."""
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from harness.config.train import TrainConfig, flatten, override, to_yaml
 from harness.errors import RunFailed
 from harness.run_dir import RunRecord
 from harness.search import confirmation, plots, recovery, tables
-from harness.search.confirmation import Candidate, by_seed, candidate_figures, plan, ranked, scored, write_candidates
+from harness.search.confirmation import by_seed, log_candidates, plan, ranked, scored
 from harness.search.progress import SearchProgress
 from harness.search.scheduler import PruneAtReport
 from harness.search.search_space import bounds, flatten_search, initial_points, search_parameters
@@ -218,7 +218,7 @@ class Study:
             if not first.scores:
                 self.fail("no trial ran to its end, so there is no mean over seeds", self.trials)
             out.print(f"not confirmed: these figures are on {search.metric}, by which the best point is chosen")
-            self.log_candidates(candidates, search.metric, "points.csv", self.trials)
+            log_candidates(self.parent, self.folder / "points.csv", candidates, search.metric, self.trials)
             self.print_result(f"best: {search.metric} {first.text} over {len(first.scores)} seeds", first.values)
             self.require_all_seeds(self.trials)
         elif search.confirm.wanted:
@@ -247,7 +247,7 @@ class Study:
             self.tune("confirm", metric, None, PruneAtReport(self.reruns, None), best=best_text)
         candidates = scored(search, self.trials, self.reruns)
         tables.show_candidates(search, candidates, metric)
-        self.log_candidates(candidates, metric, "confirm.csv", self.reruns)
+        log_candidates(self.parent, self.folder / "confirm.csv", candidates, metric, self.reruns)
         winner = candidates[0]
         if not winner.scores:
             self.fail("no run of the confirmation got to its end", self.reruns)
@@ -264,14 +264,6 @@ class Study:
         """
         if lost := tables.lost(store.records, "runs"):
             raise RunFailed(f"{lost}. So the answer lacks seeds; once the cause is gone, run them with: {self.resume}")
-
-    def log_candidates(self, candidates: Sequence[Candidate], metric: str, file: str, store: TrialStore) -> None:
-        """The table as CSV; once it is whole, the figures of winner and start point as metrics of the parent run."""
-        write_candidates(self.folder / file, candidates)
-        self.parent.file(self.folder / file)
-        if not any(record.lost for record in store.records):
-            self.parent.metrics(0, candidate_figures(candidates, metric))
-            self.parent.flush()
 
     def print_result(self, line: str, values: Mapping[str, object]) -> None:
         """Write best.yaml, and say what was found and how to train with it."""

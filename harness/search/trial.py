@@ -21,10 +21,11 @@ from harness.errors import RunFailed, TrainingError, TrialPruned, UserError
 from harness.search.searcher import NUMBER
 from harness.search.trial_store import MLFLOW_RUN, Phase, read_trial
 from harness.tracking import PARENT, STORE_ERRORS, TRIAL, Run, children, one_line, repeated_by
+from harness.tracking.patience import MLFLOW_ERRORS
 from harness.training.context import TrialContext
 from harness.training.trainer import Purpose, TrainJob, train
 
-REUSABLE_AFTER = (RunFailed, UserError, DataError, torch.OutOfMemoryError, MemoryError)
+REUSABLE_AFTER = (RunFailed, UserError, DataError, torch.OutOfMemoryError, MemoryError, *MLFLOW_ERRORS)
 """After these a process is as good as before; after any other error it is replaced."""
 SPLIT_KEYS = {
     f"data.{name}" for name in ("name", "root", "labelled", "split_file", "split_seed", "holdout", "extra_unlabelled")

@@ -51,6 +51,7 @@ def run_trials(
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     ).fit()
+    progress.settle()
     shutil.rmtree(home, ignore_errors=True)
 
 
@@ -62,6 +63,7 @@ class ProgressCallback(tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: Sequence[Trial], **info: object) -> None:
         self.interrupts.check()
+        self.shown.settle()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         self.shown.started(trial.config[NUMBER])

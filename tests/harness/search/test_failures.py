@@ -1,12 +1,21 @@
-"""A trial that fails costs nothing but itself: real failures of real trials."""
+"""A trial that fails costs nothing but itself, and one that was not to blame not even that: real failures of real
+trials."""
 
 import os
 import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
-from harness.tracking import REASON, TRIAL
+from harness.search.searcher import DIED
+from harness.tracking import PARENT, REASON, TRIAL
 from tests.commands import finish, run, start, wait_for
 from tests.studies import BASE, artifacts, mlflow_runs, records, write_space
 
@@ -17,31 +26,71 @@ confirm: {top: 0}
 """
 
 
+def kill_trial(folder: Path, process: "subprocess.Popen[str]", trial: str) -> None:
+    """SIGKILL to the actor of a trial of the study called s, once it has a checkpoint."""
+    home = folder / "runs/s" / trial
+    wait_for(lambda: list(home.glob("checkpoints/step_*[0-9]")), process)
+    os.kill(int((home / "lock").read_text()), signal.SIGKILL)
+
+
 @pytest.mark.slow
-def test_trials_that_diverge_run_out_of_memory_or_are_killed_are_failed_and_the_search_goes_on(tmp_path: Path) -> None:
-    space = "space: {model.width: {values: [4, 100000]}, optim.lr: {values: [0.05, 1.0e+30, 0.04]}}"
-    flag = write_space(tmp_path, f"{GRID}resources: {{cpus: {os.cpu_count()}}}\n{BASE}{space}")
+def test_a_trial_whose_process_is_killed_goes_on_and_one_that_diverges_or_finds_no_memory_is_failed(
+    tmp_path: Path,
+) -> None:
+    space = "space: {model.width: {values: [4, 100000]}, optim.lr: {values: [0.05, 1.0e+30]}}"
+    flag = write_space(tmp_path, f"{GRID}retries: 1\nresources: {{cpus: {os.cpu_count()}}}\n{BASE}{space}")
     process = start("harness.tune", flag, "--name=s", cwd=tmp_path)
-    first = tmp_path / "runs/s/trials/000"
-    wait_for(lambda: list(first.glob("checkpoints/step_*[0-9]")), process)
-    os.kill(int((first / "lock").read_text()), signal.SIGKILL)
+    kill_trial(tmp_path, process, "trials/000")
     result = finish(process)
     assert result.code == 0, result
     assert "Traceback" not in result.out + result.err
-    assert "6/6 done, 5 failed" in result.out
+    assert f"(try 2 of 2: {DIED})" in " ".join(result.out.split())
+    assert "4/4 done, 3 failed" in result.out
+    lines = " ".join((result.out + result.err).split())
+    assert "2 of 4 trials were lost by no fault of their own; the most common reason, 2 of 2: " in lines
 
     found = records(tmp_path)
     points = [(one["values"]["model.width"], one["values"]["optim.lr"]) for one in found]
-    assert points == [(width, lr) for width in (4, 100000) for lr in (0.05, 1e30, 0.04)]
-    assert [one["state"] for one in found] == ["failed", "failed", "complete", "failed", "failed", "failed"]
-    for one, word in zip(found, ("killed", "the loss is", None, "memory", "memory", "memory"), strict=True):
-        assert word is None or word in one["reason"], one
+    assert points == [(width, lr) for width in (4, 100000) for lr in (0.05, 1e30)]
+    assert [one["state"] for one in found] == ["complete", "failed", "failed", "failed"]
+    assert [one["own_fault"] for one in found] == [False, True, False, False]
+    assert [len(one["failures"]) for one in found] == [1, 1, 2, 2], "none but a training that failed is final at once"
+    assert [step for step, _ in found[0]["intermediate_values"]] == [4, 8, 12, 16, 20, 24]
+    for one, word in zip(found, (None, "the loss is", "memory", "memory"), strict=True):
+        assert one["reason"] is None if word is None else word in one["reason"], one
     _, children = mlflow_runs(tmp_path)
-    assert [item.data.tags[TRIAL] for item in children] == [f"trials/{number:03d}" for number in range(6)]
+    assert [item.data.tags[TRIAL] for item in children] == [f"trials/{number:03d}" for number in range(4)]
     for item, one in zip(children, found, strict=True):
         assert item.info.status == ("FINISHED" if one["state"] == "complete" else "FAILED")
         assert item.data.tags.get(REASON) == one["reason"]
     assert "traceback.txt" in artifacts(tmp_path, children[1].info.run_id)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    steps = [point.step for point in client.get_metric_history(children[0].info.run_id, "train/loss")]
+    assert steps == [4, 8, 12, 16, 20, 24], "no gap, none twice"
+
+
+@pytest.mark.slow
+def test_a_seed_that_is_lost_leaves_the_answer_incomplete_and_a_resumed_study_runs_it_again(tmp_path: Path) -> None:
+    study = "trials: 1\nretries: 0\nconfirm: {top: 1, seeds: 2}\nspace: {optim.lr: {low: 0.01, high: 0.1}}"
+    flag = write_space(tmp_path, f"{study}\nresources: {{cpus: {os.cpu_count()}}}\n{BASE}")
+    process = start("harness.tune", flag, "--name=s", cwd=tmp_path)
+    kill_trial(tmp_path, process, "confirm/000")
+    first = finish(process)
+    assert first.code == 1, first
+    assert "Traceback" not in first.out + first.err
+    assert "confirmed: test/miou" in first.out, "what there is is shown"
+    assert f"1 of 2 runs were lost by no fault of their own; the most common reason, 1 of 1: {DIED}" in first.err
+    assert "--resume --name=s" in first.err
+    known = records(tmp_path, "confirm")[1]
+
+    second = run("harness.tune", "--resume", "--name=s", cwd=tmp_path)
+    assert second.code == 0, second
+    assert [one["state"] for one in records(tmp_path, "confirm")] == ["complete", "complete"]
+    assert records(tmp_path, "confirm")[1] == known, "the other did not run again"
+    parent, children = mlflow_runs(tmp_path)
+    assert {item.info.status for item in (parent, *children)} == {"FINISHED"}
+    assert [item.data.tags[TRIAL] for item in children] == ["confirm/000", "confirm/001", "trials/000"]
+    assert parent.data.metrics["winner/test/miou/seeds"] == 2
 
 
 @pytest.mark.slow
@@ -55,3 +104,68 @@ def test_when_all_trials_fail_the_command_fails_with_the_most_common_reason(tmp_
     parent, children = mlflow_runs(tmp_path)
     assert {item.info.status for item in (parent, *children)} == {"FAILED"}
     assert "the loss is" in parent.data.tags[REASON]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port
+
+
+@contextmanager
+def mlflow_server(folder: Path, port: int) -> Iterator[str]:
+    """MLflow's server over a store in the folder; its address."""
+    place = ("--host=127.0.0.1", f"--port={port}", "--workers=1")
+    stores = (f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--artifacts-destination={folder}/served")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *place, *stores],
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, server)  # type: ignore[arg-type]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_for_seconds_costs_no_trial_and_one_that_stays_away_ends_the_study_to_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = write_space(tmp_path, f"{GRID}{BASE}space: {{optim.lr: {{values: [0.05, 0.04, 0.03]}}}}")
+    port = free_port()
+    with mlflow_server(tmp_path, port) as uri:
+        monkeypatch.setenv("HARNESS_MLFLOW_PATIENCE", "3")
+        process = start("harness.tune", flag, "--name=s", f"--tracking-uri={uri}", cwd=tmp_path)
+        wait_for(lambda: list(tmp_path.glob("runs/s/trials/000/checkpoints/step_*[0-9]")), process)
+    result = finish(process)
+    assert result.code == 1, result
+    assert "Traceback" not in result.out + result.err
+    (line,) = [line for line in result.err.splitlines() if line.startswith("failed:")]
+    assert uri in line
+    assert "Connection refused" in line
+    assert "--resume --name=s" in line
+    assert {one["state"] for one in records(tmp_path)} <= {"waiting", "running", "complete"}, "none is lost"
+
+    monkeypatch.delenv("HARNESS_MLFLOW_PATIENCE")
+    with mlflow_server(tmp_path, port):
+        process = start("harness.tune", "--resume", "--name=s", cwd=tmp_path)
+        wait_for(lambda: "running" in {one["state"] for one in records(tmp_path)}, process)
+        before = [len(one["failures"]) for one in records(tmp_path)]
+    time.sleep(4)
+    with mlflow_server(tmp_path, port):
+        result = finish(process)
+        assert result.code == 0, result
+        found = records(tmp_path)
+        assert {one["state"] for one in found} == {"complete"}
+        assert [len(one["failures"]) for one in found][: len(before)] == before, "none failed this time"
+        client = MlflowClient(uri)
+        runs = client.search_runs([item.experiment_id for item in client.search_experiments()])
+        assert {item.info.status for item in runs} == {"FINISHED"}
+        names = sorted(item.data.tags[TRIAL] for item in runs if PARENT in item.data.tags)
+        assert names == [f"trials/{number:03d}" for number in range(3)]
