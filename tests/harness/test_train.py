@@ -1,6 +1,8 @@
 """harness.train as its user meets it."""
 
 import os
+import re
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -246,6 +248,27 @@ def test_ctrl_c_saves_says_how_to_resume_and_resume_goes_on(tmp_path: Path) -> N
     result, _ = interrupt(process)
     assert result.code == 130
     assert statuses(tmp_path) == {"long": "KILLED"}
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_in_one_line_and_a_resume_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    """Full: the system lets no file of the running command become as large as a checkpoint."""
+    words = (*TINY[:-2], "--model.width=64", "--model.depth=1", "--steps=20", "--checkpoint_every=1", "--eval_every=10")
+    process = start("harness.train", *words, "--name=a", cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/a/checkpoints/step_*[0-9]")), process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))  # the store has 1 MB, state.pt 4.6
+    result = finish(process)
+    assert result.code == 1, result
+    assert "Traceback" not in result.err
+    what = rf"{tmp_path}/runs/a/checkpoints/step_\d+ cannot be written: File too large"
+    rest = r"the last checkpoint, of step \d+, is whole. Once the cause is gone, go on with: python -m harness.train"
+    assert re.fullmatch(rf"failed: {what}; {rest} --resume --name=a\n", result.err), result.err
+    assert statuses(tmp_path) == {"a": "FAILED"}
+    assert not list(tmp_path.glob("runs/a/**/*.part"))
+    assert run("harness.train", "--resume", "--name=a", cwd=tmp_path).code == 0
+    assert run("harness.train", *words, "--name=b", cwd=tmp_path).code == 0
+    for file in ("best.safetensors", "best_teacher.safetensors", "checkpoints/step_00000020/rank_0.pt"):
+        assert (tmp_path / "runs/a" / file).read_bytes() == (tmp_path / "runs/b" / file).read_bytes(), file
 
 
 @pytest.mark.slow
