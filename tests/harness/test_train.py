@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ from harness.cli.preflight import workers_and_gpus
 from harness.config.train import TrainConfig
 from harness.errors import UserError
 from harness.run_dir import RunRecord
-from tests.commands import TINY, assert_refused, call, files, finish, interrupt, run, start, wait_for
+from harness.training.provenance import device_name, git_tags
+from tests.commands import ROOT, TINY, assert_refused, call, files, finish, interrupt, run, start, wait_for
 from tests.trees import build_folder, label_more
 
 ALL_SCENES = str(scenes.COUNTS["train"])
@@ -49,10 +51,37 @@ def test_a_run_leaves_config_splits_weights_and_a_finished_mlflow_run(
     assert labelled == sorted(labelled)
 
 
+def page(folder: Path) -> Any:
+    """The only run of the experiment."""
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (found,) = client.search_runs([item.experiment_id for item in client.search_experiments()])
+    return found
+
+
+def test_the_run_page_says_where_the_run_comes_from_and_what_it_cost(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = call(train.main, capsys, *TINY, "--name=a", "--seed=3")
+    found = page(here)
+    tags = found.data.tags
+    assert tags["harness.argv"] == f"python -m harness.train {' '.join(TINY)} --name=a --seed=3"
+    assert tags["mlflow.source.name"] == "python -m harness.train"
+    assert f"torch {torch.__version__.partition('+')[0]}" in tags["harness.versions"]
+    assert tags["harness.device"] == device_name(torch.device("cpu"))
+    assert git_tags(ROOT).items() <= tags.items()
+    roles = [one.tags[0].value for one in found.inputs.dataset_inputs]
+    assert roles == ["labelled", "unlabelled", "val", "test"]
+    hours = found.data.metrics["cost/core_hours"]
+    assert 0 < hours < 0.5
+    (cost,) = re.findall(r"^cost: (\S+) core-hours$", result.out, re.MULTILINE)
+    assert float(cost) == pytest.approx(hours, rel=0.05)
+
+
 def test_the_command_on_the_run_page_repeats_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = call(train.main, capsys, *TINY, "--name=a", "--seed=3")
     again = call(train.main, capsys, "--config=runs/a/config.yaml", "--name=b")
-    assert first.out.split("test, student")[1].replace("runs/a", "runs/b") == again.out.split("test, student")[1]
+    tables = [result.out.split("test, student")[1].partition("\ncost: ")[0] for result in (first, again)]
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.parametrize(
@@ -243,11 +272,18 @@ def test_ctrl_c_saves_says_how_to_resume_and_resume_goes_on(tmp_path: Path) -> N
     assert refused.code == 2
     assert "ssl.tau" in refused.err
 
+    before = page(tmp_path).data.metrics["cost/core_hours"]
     process = start("harness.train", "--resume", "--name=long", cwd=tmp_path)
     wait_for(lambda: list(tmp_path.glob("runs/long/checkpoints/step_*")) != [saved], process)
     result, _ = interrupt(process)
     assert result.code == 130
     assert statuses(tmp_path) == {"long": "KILLED"}
+    found = page(tmp_path)
+    words = f"python -m harness.train {' '.join(LONG)} | python -m harness.train --resume --name=long"
+    assert found.data.tags["harness.argv"] == words
+    assert " | " not in found.data.tags["harness.versions"], "nothing else has changed"
+    assert len(found.inputs.dataset_inputs) == 4, "none is there twice"
+    assert found.data.metrics["cost/core_hours"] > before > 0
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from pathlib import Path
 
 import optuna
@@ -10,6 +11,7 @@ import yaml
 
 from harness import tune
 from harness.tracking import TRIAL
+from harness.training.provenance import git_tags
 from tests.commands import ROOT, SPACE, assert_refused, call, run
 from tests.studies import BASE, artifacts, mlflow_runs, records, write_space
 
@@ -118,9 +120,22 @@ def test_a_study_ends_with_a_confirmed_configuration_and_true_mlflow_states(tmp_
     assert [item.data.tags[TRIAL] for item in children] == names
     for item in children:
         seen = {key.split("/")[0] for key in item.data.metrics}
-        assert seen == {"train", "cost", "val" if item.data.tags[TRIAL].startswith("trials") else "test"}
+        scored = {"val"} if item.data.tags[TRIAL].startswith("trials") else {"test"}
+        assert seen == {"train", "cost"} | scored
     assert parent.data.metrics["winner/test/miou/mean"] == pytest.approx(means[0])
     assert parent.data.metrics["start/test/miou/seeds"] == 2
+    command = f"python -m harness.tune --space={SMOKE} --name=s"
+    known = ("harness.argv", "harness.versions", "mlflow.user", "mlflow.source.name", *git_tags(ROOT))
+    for item in (parent, *children):
+        assert item.data.tags["harness.argv"] == command
+        assert [item.data.tags[name] for name in known] == [parent.data.tags[name] for name in known]
+        roles = {one.tags[0].value for one in item.inputs.dataset_inputs}
+        expected = {"trials": {"val"}, "confirm": {"test"}, "": {"val", "test"}}
+        assert roles == {"labelled", "unlabelled"} | expected[item.data.tags.get(TRIAL, "").partition("/")[0]]
+        assert item is parent or "harness.device" in item.data.tags
+    total = sum(item.data.metrics["cost/core_hours"] for item in children)
+    assert parent.data.metrics["cost/core_hours"] == pytest.approx(total, rel=0.3)
+    assert re.search(r"^cost: \S+ core-hours$", result.out, re.MULTILINE)
     files = artifacts(tmp_path, parent.info.run_id)
     assert {"best.yaml", "trials.csv", "confirm.csv", "space.yaml", "optuna.db", "plots.html"} <= files
     page = (tmp_path / "runs/s/plots.html").read_text()
