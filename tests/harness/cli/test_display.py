@@ -107,13 +107,15 @@ def test_the_lines_of_a_search_over_many_keys_fit_80_columns(
     store = TrialStore(tmp_path, "trials")
     for _ in range(3):
         store.add(dict(VALUES), 40000)
-    with SearchProgress("search", store, "val/miou", 100, lambda: "0.633 (trial 14)") as one:
+    with SearchProgress("search", store, "val/miou", 100, lambda: "0.633 (trial 14)", retries=3) as one:
         for number in range(3):
             one.started(number)
             one.reported(number, {"step": 39950, "val/miou": 0.5, "time_total_s": 3600.0})
+        store.records[2].failures.append("its process died")
         store.end(store.records[0], "pruned")
         store.end(store.records[1], "failed", "RuntimeError: " + "a long reason " * 20)
-        for number in range(2):
+        store.send_back(store.records[2])
+        for number in range(3):
             one.ended(number)
     lines = shown(raw, encoding)
     assert max(map(len, lines)) <= 80, lines
@@ -123,5 +125,6 @@ def test_the_lines_of_a_search_over_many_keys_fit_80_columns(
         "2/100 done, 1 pruned, 1 failed",
         "best 0.633 (trial 14)",
         "a long reason",
+        "(try 2 of 4: its process died)",
     ):
         assert part.strip() in text, (part, lines)

@@ -1,5 +1,6 @@
 """However a run ends, MLflow has its status, its record says whether it is finished, and the user how to go on."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,13 @@ def test_one_that_fails_has_its_reason_on_its_page(
     assert (page.info.status, finished(tmp_path)) == ("FAILED", False)
     assert str(error) in page.data.tags[REASON]
     assert REASON not in mlflow_run(record_of(reopen_run(record), record)).data.tags, "no longer true once it goes on"
+
+
+def test_a_full_disk_is_one_line(record: RunRecord, tmp_path: Path) -> None:
+    with pytest.raises(RunFailed) as failed:
+        live(record, tmp_path, OSError(errno.ENOSPC, "No space left on device", "state.pt"))
+    reason = "OSError: [Errno 28] No space left on device: 'state.pt'."
+    assert str(failed.value) == f"{reason} Once the cause is gone, {GO_ON}"
 
 
 def record_of(run: Run, record: RunRecord) -> RunRecord:

@@ -170,6 +170,19 @@ def test_a_store_whose_file_was_deleted_fails_at_once_and_says_so(tmp_path: Path
 
 
 @pytest.mark.slow
+def test_a_training_whose_store_is_deleted_ends_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
+    process = start("harness.train", *TINY, "--steps=10000", "--name=t", cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/t/checkpoints/step_*[0-9]")), process)
+    (tmp_path / "mlflow.db").unlink()
+    result = finish(process, 60)
+    assert result.code == 1, result
+    assert "Traceback" not in result.out + result.err
+    (line,) = [line for line in result.err.splitlines() if line.startswith("failed:")]
+    for part in (f"{tmp_path}/mlflow.db", "its file was moved or deleted", "harness.train --resume --name=t"):
+        assert part in line
+
+
+@pytest.mark.slow
 def test_a_training_and_a_search_survive_a_store_that_is_locked_for_30_seconds(tmp_path: Path) -> None:
     """MLflow itself waits for 20 s, and for 5 in a process that opens the store."""
     assert run("harness.train", *TINY, "--name=first", cwd=tmp_path).code == 0, "makes the store"
