@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from harness.cli.display import format_cost
 from harness.errors import Interrupted, RunFailed
-from harness.tracking import Run
+from harness.tracking import Run, patience
 from harness.training.context import LocalContext
 from harness.training.cost import Cost, cost
 from tests.harness.training.test_trainer import CONFIG, Loop, override
@@ -70,6 +70,7 @@ def test_a_training_that_fails_has_its_cost_logged_too(tmp_path: Path, store: tu
 
 def test_a_store_that_is_away_does_not_hide_why_a_training_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(patience, "PATIENCE", 0.0)
     spent, run = Cost(LocalContext(torch.device("cpu"), print)), Run("http://127.0.0.1:9", "a" * 32)
     with pytest.raises(RunFailed, match="the reason"), spent.logged(run, lambda: 1):
         raise RunFailed("the reason")

@@ -140,7 +140,7 @@ def test_images_of_each_role_are_inputs_of_the_run_once(run: Run, folder_root: P
 
 
 def test_a_digest_is_of_the_names_alone(folder_root: Path) -> None:
-    config = override(TrainConfig(), {"data.name": "folder", "data.root": str(folder_root), "data.labelled": 4})
+    config = override(TrainConfig(), {"data.name": "folder", "data.root": str(folder_root), "data.labelled": 3})
     data = load_data_once(config.data)
 
     def digest(names: list[str]) -> str:
