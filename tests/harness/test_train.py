@@ -211,7 +211,8 @@ def test_training_starts_from_a_file_of_weights_and_says_what_fitted(
 
     save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
     shutil.rmtree(here / "runs")
-    (here / "mlflow.db").unlink()
+    for store in here.glob("mlflow.db*"):
+        store.unlink()
     shutil.rmtree(here / "mlruns")
     refused = call(train.main, capsys, *TINY, f"--model.weights={tmp_path}/other.safetensors")
     assert_refused(refused, here, "other.safetensors", "must hold tensors of the network", "but has x")
