@@ -153,10 +153,11 @@ def test_a_server_that_is_away_for_seconds_costs_no_trial_and_one_that_stays_awa
     assert {one["state"] for one in records(tmp_path)} <= {"waiting", "running", "complete"}, "none is lost"
 
     monkeypatch.delenv("HARNESS_MLFLOW_PATIENCE")
+    before = [len(one["failures"]) for one in records(tmp_path)]
+    steps = [one["step"] for one in records(tmp_path)]
     with mlflow_server(tmp_path, port):
         process = start("harness.tune", "--resume", "--name=s", cwd=tmp_path)
-        wait_for(lambda: "running" in {one["state"] for one in records(tmp_path)}, process)
-        before = [len(one["failures"]) for one in records(tmp_path)]
+        wait_for(lambda: [one["step"] for one in records(tmp_path)] != steps, process)
     time.sleep(4)
     with mlflow_server(tmp_path, port):
         result = finish(process)
