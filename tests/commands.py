@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import pytest
 
 from harness.cli.exit_code import run_command
@@ -91,6 +92,12 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], se
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "timed out"
         time.sleep(0.05)
+
+
+def worker_processes(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Ray Train's workers among all that a command has started."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    return [one for one in found if one.is_running() and "RayTrainWorker" in " ".join(one.cmdline())]
 
 
 def interrupt(process: subprocess.Popen[str]) -> tuple[Result, float]:

@@ -12,12 +12,13 @@ from torch import nn
 from classmix_core.config import Size
 from classmix_core.data import EVALUATED, Role, check_data, load_data
 from classmix_core.data.image_io import image_files
-from classmix_core.errors import DataError, InvalidValue
+from classmix_core.errors import DataError
 from classmix_core.models import build_model
 from harness import run_dir
 from harness.cli.display import out, show_check, warn
 from harness.cli.options import CommonOptions
 from harness.config.batch_size import most_workers, require_divisible, used_sizes, with_batch_size
+from harness.config.parser import naming_keys
 from harness.config.search import Resources
 from harness.config.train import TrainConfig
 from harness.errors import UserError
@@ -42,23 +43,18 @@ def check_data_and_network(
     Raises:
         UserError, DataError: with the key or file, the rule and what was found.
     """
-    try:
+    with naming_keys("data"):
         data = load_data_once(config.data, roles, splits)
         learnt = ("labelled", "unlabelled") if config.ssl.unlabelled_weight > 0 else ("labelled",)
         show_check(check_data(data, config.data, (*learnt, *roles)))
         for warning in data.warnings:
             warn(warning)
-    except InvalidValue as error:
-        raise UserError(f"data.{error.field}: {error}") from error
-    try:
+    with naming_keys("model"):
         # some of segmentation_models_pytorch's encoders compute while they are built
         with torch.device("cpu" if config.model.name.startswith("smp/") else "meta"):
             model = build_model(config.model, len(data.classes))
         if config.model.weights:
             out.print(str(load_weights_into(model, config.model.weights)), markup=False)
-    except InvalidValue as error:
-        raise UserError(f"model.{error.field}: {error}") from error
-
     images = sum(used_sizes(with_batch_size(config, workers)).values()) // (workers * config.accumulate)
     check_batch_norm(model, images, image_size(config.data, data))
 
@@ -99,10 +95,8 @@ def check_same_images(config: TrainConfig, folder: Path, anew: str, roles: tuple
         UserError, DataError: it does not.
     """
     stored = run_dir.stored_roles(folder / run_dir.SPLITS)
-    try:
+    with naming_keys("data"):
         data = load_data(config.data, tuple(role for role in roles if role in stored))
-    except InvalidValue as error:
-        raise UserError(f"data.{error.field}: {error}") from error
     run_dir.require_same_images(folder, data, anew)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
+from classmix_core.errors import InvalidValue
 from harness import __version__
 from harness.errors import UserError
 
@@ -83,6 +84,19 @@ def naming(source: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(str(error) if source in str(error) else f"{source}: {error}") from error
+
+
+@contextmanager
+def naming_keys(section: str) -> Iterator[None]:
+    """Name the whole key of a value that the core refuses in the block: it knows the last part alone.
+
+    Raises:
+        UserError: a value breaks a rule.
+    """
+    try:
+        yield
+    except InvalidValue as error:
+        raise UserError(f"{section}.{error.field}: {error}") from error
 
 
 def last_config_file(words: Sequence[str]) -> str:

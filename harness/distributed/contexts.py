@@ -28,7 +28,7 @@ class ProgressActor:
         self.closed = False
         self.traceback: str | None = None
 
-    def note_traceback(self, text: str | None) -> None:
+    def note_traceback(self, text: str) -> None:
         """Of an error that is a bug or a fault of the machine."""
         self.traceback = text
 
@@ -89,9 +89,6 @@ class RayTrainContext:
 
     def from_next_worker(self, value: Tensor) -> Tensor:
         return from_next_worker(value)
-
-    def barrier(self) -> None:
-        torch.distributed.barrier(device_ids=[self.device.index or 0] if self.device.type == "cuda" else None)
 
     def show(self, progress: Progress) -> None:
         self.progress_actor.put.remote(progress)

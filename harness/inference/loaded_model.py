@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from classmix_core.config import InferenceConfig, Size
 from classmix_core.data.transforms import resize_image
-from classmix_core.errors import InvalidValue
 from classmix_core.evaluate import predict
 from classmix_core.models import build_model
+from harness.config.parser import naming_keys
 from harness.config.train import TrainConfig, load_config
 from harness.errors import UserError
 from harness.inference.class_names import CLASSES, Classes, read_classes
@@ -59,10 +59,8 @@ def load_files(config_file: str | Path, classes_file: str | Path, weights_file: 
         if not path.is_file():
             raise UserError(f"{path}: the file must exist in a run folder.")
     config, classes = load_config(Path(config_file)), read_classes(Path(classes_file))
-    try:
+    with naming_keys("model"):
         network = build_model(config.model, len(classes.names))
-    except InvalidValue as error:
-        raise UserError(f"model.{error.field}: {error}") from error
     checkpoint.load_weights(weights, network)
     return LoadedModel(config, classes, network.eval())
 

@@ -19,7 +19,7 @@ from harness.config.search import Resources
 from harness.config.train import TrainConfig, flatten, override, to_yaml
 from harness.errors import RunFailed, TrainingError, TrialPruned, UserError
 from harness.search.searcher import NUMBER
-from harness.search.trial_store import MLFLOW_RUN, Phase, read_trial
+from harness.search.trial_store import MLFLOW_RUN, Phase, read_trial, trial_name
 from harness.tracking import PARENT, STORE_ERRORS, TRIAL, Run, children, one_line, repeated_by
 from harness.tracking.patience import MLFLOW_ERRORS
 from harness.training.context import TrialContext
@@ -52,7 +52,7 @@ class TrialSetup:
     """Tags of the command that runs the trials."""
 
     def trial_folder(self, number: int) -> Path:
-        return self.folder / self.phase / f"{number:03d}"
+        return self.folder / trial_name(self.phase, number)
 
 
 def run_trial(given: dict[str, int], setup: TrialSetup) -> None:
@@ -136,7 +136,7 @@ def trial_lock(folder: Path) -> Iterator[None]:
 
 def open_trial_run(setup: TrialSetup, number: int, folder: Path, config: TrainConfig) -> Run:
     """The MLflow run of a trial: a new one, or the one from before an interruption."""
-    run_record, name = setup.run_record, f"{setup.phase}/{number:03d}"
+    run_record, name = setup.run_record, trial_name(setup.phase, number)
     known = folder / MLFLOW_RUN
     if known.exists():
         run = Run(run_record.tracking_uri, known.read_text())

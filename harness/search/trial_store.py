@@ -65,6 +65,11 @@ class TrialRecord:
         return self.state == "failed" and not self.own_fault
 
 
+def trial_name(phase: Phase, number: int) -> str:
+    """Of a trial in MLflow, and of its folder within that of the study."""
+    return f"{phase}/{number:03d}"
+
+
 class TrialStore:
     """The records of one phase of a study, in order of their numbers.
 
@@ -79,11 +84,11 @@ class TrialStore:
             self.records.append(read_trial(self.trial_folder(len(self.records))))
 
     def trial_folder(self, number: int) -> Path:
-        return self.folder / self.phase / f"{number:03d}"
+        return self.folder / trial_name(self.phase, number)
 
     def name(self, record: TrialRecord) -> str:
         """Under which MLflow knows a trial."""
-        return f"{self.phase}/{record.number:03d}"
+        return trial_name(self.phase, record.number)
 
     def add(
         self,

@@ -44,10 +44,6 @@ class TrainContext(Protocol):
         """The tensor that the next worker passes; the last one gets that of the first."""
         ...
 
-    def barrier(self) -> None:
-        """Return when every worker has called it."""
-        ...
-
     def show(self, progress: Progress) -> None:
         """Tell the user; cheap, called by rank 0 every few steps."""
         ...
@@ -98,9 +94,6 @@ class LocalContext:
 
     def from_next_worker(self, value: Tensor) -> Tensor:
         return value
-
-    def barrier(self) -> None:
-        pass
 
     def report(self, metrics: dict[str, float]) -> None:
         pass

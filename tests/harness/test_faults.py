@@ -1,7 +1,6 @@
 """Faults of the machine that have no other place; docs/faults.md names the test of each."""
 
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from harness.training import checkpoint
-from tests.commands import TINY, TINY_TRAIN, finish, run, start, wait_for
+from tests.commands import TINY, TINY_TRAIN, finish, run, start, wait_for, worker_processes
 from tests.harness.test_train import statuses
 from tests.studies import SPACE, records, write_space
 
@@ -25,12 +24,6 @@ def holds(process: psutil.Process, file: Path) -> bool:
         return False
 
 
-def workers(command: "subprocess.Popen[str]") -> list[psutil.Process]:
-    """Ray Train's workers among all that a command has started."""
-    found = psutil.Process(command.pid).children(recursive=True)
-    return [process for process in found if process.is_running() and "RayTrainWorker" in " ".join(process.cmdline())]
-
-
 def test_a_training_whose_second_and_then_first_worker_is_killed_ends_with_the_weights_of_an_undisturbed_one(
     tmp_path: Path,
 ) -> None:
@@ -40,7 +33,7 @@ def test_a_training_whose_second_and_then_first_worker_is_killed_ends_with_the_w
     assert command.stdout is not None
     for first in (False, True):
         assert any(line.startswith("step ") for line in iter(command.stdout.readline, "")), command.communicate()
-        (chosen,) = [one for one in workers(command) if holds(one, tmp_path / "runs/r/training.lock") == first]
+        (chosen,) = [one for one in worker_processes(command) if holds(one, tmp_path / "runs/r/training.lock") == first]
         chosen.kill()
     result = finish(command)
     assert result.code == 0, result

@@ -1,15 +1,13 @@
 """Several workers in a real Ray TorchTrainer."""
 
-import subprocess
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
 
 from harness.training import checkpoint
-from tests.commands import TINY, Result, finish, interrupt, run, start, wait_for
+from tests.commands import TINY, Result, finish, interrupt, run, start, wait_for, worker_processes
 from tests.harness.test_train import statuses
 
 pytestmark = pytest.mark.slow
@@ -52,12 +50,6 @@ def curve(folder: Path, run: str, metric: str) -> dict[int, float]:
     points = client.get_metric_history(found.info.run_id, metric)
     assert len({point.step for point in points}) == len(points)
     return {point.step: point.value for point in points}
-
-
-def worker_processes(command: "subprocess.Popen[str]") -> list[psutil.Process]:
-    """Ray Train's workers among all that the command has started."""
-    found = psutil.Process(command.pid).children(recursive=True)
-    return [process for process in found if "RayTrainWorker" in " ".join(process.cmdline()[:1])]
 
 
 def test_workers_that_are_killed_three_times_in_a_row_end_the_run_in_one_line_that_says_how_to_resume(
