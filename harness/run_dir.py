@@ -226,7 +226,7 @@ def require_same_images(folder: Path, data: "Data", anew: str) -> None:
         told = [f"{name} ({then.get(name, 'new')} -> {now.get(name, 'gone')})" for name in changed[:3]]
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
-            f"--resume: the images must be those of {display_path(splits)}, but {len(changed)} changed: "
+            f"{display_path(splits)}: the images must still be those listed there, but {len(changed)} changed: "
             f"{', '.join(told)}{more}. Undo that, or start anew: {anew}"
         )
 

@@ -71,7 +71,7 @@ def run_trial(given: dict[str, int], setup: TrialSetup) -> None:
             splits = setup.folder / run_dir.SPLITS
             job = TrainJob(config, folder, setup.run_record.tracking_uri, run.run_id, purpose, splits)
             if SPLIT_KEYS & record.values.keys():
-                job = with_own_splits(job)
+                job = with_own_splits(job, setup)
             train_trial(job, setup, lambda metrics: report(metrics, setup.metric, folder))
             status = "FINISHED"
         except TrialPruned:
@@ -93,10 +93,20 @@ def run_trial(given: dict[str, int], setup: TrialSetup) -> None:
                 torch.cuda.empty_cache()  # a neighbour may need it
 
 
-def with_own_splits(job: TrainJob) -> TrainJob:
-    """For a trial whose axes change the split: lists of images of its own, stored when it first starts."""
+def with_own_splits(job: TrainJob, setup: TrialSetup) -> TrainJob:
+    """For a trial whose axes change the split: lists of images of its own, stored when it first starts.
+
+    Raises:
+        RunFailed: the data set is not that of the study any more. It may be again when the trial is tried once more.
+    """
+    from harness.cli.preflight import check_same_images
+
     splits = job.folder / run_dir.SPLITS
     if not set(job.roles) <= set(run_dir.stored_roles(splits)):  # which are written last
+        try:
+            check_same_images(setup.base, setup.folder, "the same search under another --name")
+        except UserError as error:
+            raise RunFailed(str(error)) from error
         run_dir.write_splits(job.folder, load_data(job.config.data, job.roles))
     return replace(job, splits=splits)
 

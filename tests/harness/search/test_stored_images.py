@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from classmix_core.data import load_data
 from harness.cli.preflight import check_same_images
+from harness.config.search import Resources
 from harness.config.train import TrainConfig, load_config, override
-from harness.run_dir import read_run_record
-from harness.search.trial import with_own_splits
+from harness.errors import RunFailed
+from harness.run_dir import RunRecord, read_run_record, write_splits
+from harness.search.trial import TrialSetup, with_own_splits
 from harness.training.trainer import TrainJob
 from tests.commands import files, finish, run, start
 from tests.studies import BASE, records, wait_until_in_the_middle, without_time, write_space
@@ -71,19 +74,24 @@ def test_labels_added_while_a_study_runs_change_nothing_and_a_resume_refuses_the
 
 def test_a_trial_whose_axis_changes_the_split_keeps_the_images_that_it_first_started_with(tmp_path: Path) -> None:
     root, folder = build_folder(tmp_path / "photos"), tmp_path / "trial"
-    config = override(TrainConfig(), {"data.name": "folder", "data.root": str(root), "data.split_seed": 3})
-    job = with_own_splits(TrainJob(config, folder, "", "", "trial"))
-    assert job.splits == folder / "splits"
+    base = override(TrainConfig(), {"data.name": "folder", "data.root": str(root)})
+    write_splits(tmp_path / "s", load_data(base.data))
+    setup = TrialSetup(base, tmp_path / "s", RunRecord("tune", "", "", ""), Resources(), "val/miou")
+    job = TrainJob(override(base, {"data.split_seed": 3}), folder, "", "", "trial")
+    assert with_own_splits(job, setup).splits == folder / "splits"
 
     def lists() -> dict[str, str]:
         return {path.stem: path.read_text() for path in (folder / "splits").iterdir()}
 
     stored = lists()
     assert set(stored) == {"labelled", "unlabelled", "val"}
-    label_more(root)
-    with_own_splits(job)
+    added = label_more(root)
+    with_own_splits(job, setup)
     assert lists() == stored
     (folder / "splits/val.txt").unlink()  # killed while it wrote them, so it has not trained yet
-    with_own_splits(replace(job, splits=None))
-    assert lists().keys() == stored.keys()
-    assert lists() != stored
+    with pytest.raises(RunFailed, match=r"IMG_1008.JPG \(unlabelled -> "):
+        with_own_splits(job, setup)
+    for path in added:
+        path.unlink()
+    with_own_splits(job, setup)
+    assert lists() == stored
