@@ -76,6 +76,8 @@ def run_training(
     if run_record is not None:
         anew = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')} --name NEW"
         preflight.check_same_images(config, folder, anew)
+        uri = run_record.tracking_uri
+        run_record = lifecycle.replace_lost_run(run_record, lambda: create_run(folder, uri))
     else:
         preflight.check_data_and_network(config, workers)
         run_record = start_run(config, folder, options.uri)
@@ -114,19 +116,25 @@ def resumed_config(folder: Path, words: Sequence[str]) -> TrainConfig:
 
 def start_run(config: TrainConfig, folder: Path, uri: str) -> "RunRecord":
     """Fill the run's folder and make its MLflow run."""
-    from harness import tracking
-    from harness.cli.lifecycle import open_experiment
     from harness.inference.class_names import write_classes
-    from harness.run_dir import RunRecord, display_path, write_splits
     from harness.training.dataloaders import load_data_once
 
-    experiment, data = open_experiment(uri, EXPERIMENT), load_data_once(config.data)
+    data = load_data_once(config.data)
     write_text(folder / "config.yaml", to_yaml(config))
     write_classes(folder, data)
-    write_splits(folder, data)
-    repeat = f"python -m harness.train --config {display_path(folder / 'config.yaml')}"
+    run_dir.write_splits(folder, data)
+    return create_run(folder, uri)
+
+
+def create_run(folder: Path, uri: str) -> "RunRecord":
+    """The MLflow run of a folder, on record there."""
+    from harness import tracking
+    from harness.cli.lifecycle import open_experiment
+
+    experiment = open_experiment(uri, EXPERIMENT)
+    repeat = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')}"
     run = tracking.Run.create(uri, experiment, folder.name, tracking.repeated_by(repeat))
-    run_record = RunRecord("train", uri, experiment, run.run_id)
+    run_record = run_dir.RunRecord("train", uri, experiment, run.run_id)
     run_record.write(folder)
     return run_record
 

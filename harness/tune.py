@@ -27,8 +27,10 @@ from harness.config.search import Resources, SearchConfig, read_space
 from harness.config.train import TrainConfig, check_types, flatten, load_config, to_yaml, train_config
 from harness.errors import DONE, INTERRUPTED, UserError
 from harness.search.search_space import initial_points, search_parameters
+from harness.search.trial_store import MLFLOW_RUN
 
 if TYPE_CHECKING:
+    from classmix_core.data import Data
     from harness.run_dir import RunRecord
 
 
@@ -87,7 +89,7 @@ def run_study(
     """
     # torch, MLflow and Ray, which take seconds to import; nothing may be begun before it can go on
     from harness.cli import preflight
-    from harness.cli.lifecycle import open_experiment
+    from harness.cli.lifecycle import open_experiment, replace_lost_run
     from harness.cli.signals import Interrupts
     from harness.distributed.connection import connected_for_trials
     from harness.search.study import Study
@@ -117,6 +119,9 @@ def run_study(
                 if run_record is None:
                     experiment = opening.result() if opening else open_experiment(uri, folder.name)
                     run_record = start_study(search, base, folder, uri, experiment)
+                else:
+                    lost = run_record
+                    run_record = replace_lost_run(lost, lambda: recreate_parent(base, folder, lost.tracking_uri))
                 same_place = options.storage_path, options.address, options.wait
                 resume = run_dir.resume_command("harness.tune", folder, *same_place)
                 settings = (search, base, folder, run_record, resume, interrupts, max_concurrent_trials)
@@ -187,9 +192,7 @@ def repeat_command(folder: Path) -> str:
 
 def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str, experiment: str) -> "RunRecord":
     """Write the study's files and make the parent run in an MLflow experiment."""
-    from harness import tracking
     from harness.training.dataloaders import load_data_once
-    from harness.training.provenance import datasets
 
     write_text(folder / "space.yaml", to_yaml(dataclasses.replace(search, train={})))
     write_text(folder / "config.yaml", to_yaml(base))
@@ -198,12 +201,33 @@ def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str,
     except DataError:  # test need not be there yet: the confirmation stores its names
         data = load_data_once(base.data, ("val",))
     run_dir.write_splits(folder, data)
+    return create_parent(base, data, folder, uri, experiment)
+
+
+def create_parent(base: TrainConfig, data: "Data", folder: Path, uri: str, experiment: str) -> "RunRecord":
+    """The parent run of a study, on record in its folder."""
+    from harness import tracking
+    from harness.training.provenance import datasets
+
     tags = {**tracking.repeated_by(repeat_command(folder)), "harness.role": "search", tracking.FOLDER: str(folder)}
     run = tracking.find_run(uri, experiment, folder) or tracking.Run.create(uri, experiment, folder.name, tags)
     run.inputs(datasets(base, data))
     run_record = run_dir.RunRecord("tune", uri, experiment, run.run_id)
     run_record.write(folder)
     return run_record
+
+
+def recreate_parent(base: TrainConfig, folder: Path, uri: str) -> "RunRecord":
+    """A new parent run, in place of one that MLflow's store has lost with those of the trials."""
+    from classmix_core.data import EVALUATED
+    from harness.cli.lifecycle import open_experiment
+    from harness.training.dataloaders import load_data_once
+
+    experiment, splits = open_experiment(uri, folder.name), folder / run_dir.SPLITS
+    for path in folder.glob(f"*/*/{MLFLOW_RUN}"):
+        path.unlink()
+    roles = tuple(role for role in EVALUATED if role in run_dir.stored_roles(splits))
+    return create_parent(base, load_data_once(base.data, roles, splits), folder, uri, experiment)
 
 
 def cli() -> None:

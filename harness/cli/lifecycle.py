@@ -7,10 +7,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from classmix_core.errors import DataError
-from harness.cli.display import err, out
+from harness.cli.display import err, out, warn
 from harness.errors import Interrupted, RunFailed, TrainingError, UserError, last_line
 from harness.run_dir import RunRecord
-from harness.tracking import STORE_ERRORS, Run, find_or_create_experiment, one_line, require_answer
+from harness.tracking import STORE_ERRORS, Run, find_or_create_experiment, is_gone, one_line, require_answer
 from harness.tracking.patience import MLFLOW_ERRORS
 from harness.training.system_metrics import system_metrics
 
@@ -34,6 +34,36 @@ def open_experiment(uri: str, name: str) -> str:
         ) from error
 
 
+def replace_lost_run(run_record: RunRecord, create: Callable[[], RunRecord]) -> RunRecord:
+    """The record of a run that goes on: where MLflow's store no longer has it, of a new one.
+
+    Args:
+        create: makes a new one, in the same store.
+
+    Raises:
+        UserError: the store does not answer.
+    """
+    uri = run_record.tracking_uri
+    with store_that_answers(uri):
+        if not is_gone(uri, run_record.run_id):
+            return run_record
+    warn(f"MLflow's store {uri} no longer has the run, nor what was logged so far; it goes on as a new one there")
+    return create()
+
+
+@contextmanager
+def store_that_answers(uri: str) -> Iterator[None]:
+    """
+    Raises:
+        UserError: in the block MLflow's store did not answer.
+    """
+    try:
+        require_answer(uri)
+        yield
+    except (*STORE_ERRORS, ValueError) as error:
+        raise UserError(f"{uri}: the MLflow store of the run must answer, but: {one_line(error)}") from error
+
+
 def reopen_run(run_record: RunRecord) -> Run:
     """The MLflow run of a record, running again.
 
@@ -41,12 +71,8 @@ def reopen_run(run_record: RunRecord) -> Run:
         UserError: its store does not answer.
     """
     run = Run(run_record.tracking_uri, run_record.run_id)
-    try:
-        require_answer(run_record.tracking_uri)
+    with store_that_answers(run_record.tracking_uri):
         run.restart()
-    except (*STORE_ERRORS, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{run_record.tracking_uri}: the MLflow store of the run must answer, but: {reason}") from error
     return run
 
 

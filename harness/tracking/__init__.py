@@ -21,6 +21,7 @@ from filelock import FileLock
 from mlflow.entities import DatasetInput, Metric, Param, RunStatus, RunTag, ViewType
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from sqlalchemy.engine import make_url
 
 from harness.tracking.patience import STORE_ERRORS, client_of, one_line
@@ -55,6 +56,20 @@ def sqlite_file(uri: str) -> Path | None:
     """The file of an SQLite store; None: it is another store."""
     database = make_url(uri).database if uri.startswith("sqlite") else None
     return Path(database) if database else None
+
+
+def is_gone(uri: str, run_id: str) -> bool:
+    """Whether a store no longer has a run: its file was moved or deleted, or there is another one in its place."""
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
+        return True  # to ask it would make an empty one
+    try:
+        client_of(uri).get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        return True
+    return False
 
 
 @contextmanager

@@ -142,10 +142,23 @@ def assert_no_run_is_there_twice(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_within_seconds(tmp_path: Path) -> None:
-    write_space(tmp_path, STUDY)
+def test_ctrl_c_leaves_within_seconds_and_a_store_that_is_deleted_then_costs_no_trial(tmp_path: Path) -> None:
+    write_space(tmp_path, STUDY.replace("trials: 8", "trials: 3").replace("top: 1, seeds: 2", "top: 0"))
     process = start("harness.tune", "--space=space.yaml", "--name=s", cwd=tmp_path)
-    wait_until_in_the_middle(tmp_path, process, "trials", 0)
+    wait_until_in_the_middle(tmp_path, process, "trials", 1)
     result, seconds = interrupt(process)
     assert result.code == 130, result
     assert seconds < 10
+
+    before = ended(tmp_path)
+    for file in tmp_path.glob("mlflow.db*"):
+        file.unlink()
+    result = finish(resume(tmp_path))
+    assert result.code == 0, result
+    assert "no longer has the run" in result.err
+    assert {number: ended(tmp_path)[number] for number in before} == before
+    assert len(ended(tmp_path)) == 3
+    parent, children = mlflow_runs(tmp_path)
+    assert [item.data.tags[TRIAL] for item in children] == [f"trials/{number:03d}" for number in range(len(before), 3)]
+    assert {item.info.status for item in (parent, *children)} == {"FINISHED"}
+    assert {"best.yaml", "trials.csv"} <= artifacts(tmp_path, parent.info.run_id)

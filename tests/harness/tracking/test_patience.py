@@ -22,7 +22,9 @@ from mlflow.exceptions import MlflowException
 
 from harness.tracking import Run, find_or_create_experiment, patience
 from harness.tracking.patience import STORE_ERRORS, PatientClient, is_passing, one_line
-from tests.commands import TINY, finish, run, start, wait_for
+from harness.training import checkpoint
+from tests.commands import TINY, Result, finish, run, start, wait_for
+from tests.harness.test_train import statuses
 from tests.studies import BASE, records, write_space
 
 LOCK = """
@@ -169,17 +171,65 @@ def test_a_store_whose_file_was_deleted_fails_at_once_and_says_so(tmp_path: Path
     assert time.monotonic() - before < 2
 
 
-@pytest.mark.slow
-def test_a_training_whose_store_is_deleted_ends_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
-    process = start("harness.train", *TINY, "--steps=10000", "--name=t", cwd=tmp_path)
-    wait_for(lambda: list(tmp_path.glob("runs/t/checkpoints/step_*[0-9]")), process)
-    (tmp_path / "mlflow.db").unlink()
-    result = finish(process, 60)
+LONG = (*TINY[1:], "--steps=300", "--eval_every=50", "--checkpoint_every=5", "--name=t")
+
+
+def assert_ended_by_its_store(result: Result, folder: Path, reason: str) -> None:
+    """Exit code 1, and one line that says why and how to go on."""
     assert result.code == 1, result
     assert "Traceback" not in result.out + result.err
     (line,) = [line for line in result.err.splitlines() if line.startswith("failed:")]
-    for part in (f"{tmp_path}/mlflow.db", "its file was moved or deleted", "harness.train --resume --name=t"):
+    for part in (f"{folder}/mlflow.db", reason, "harness.train --resume --name=t"):
         assert part in line
+
+
+@pytest.mark.slow
+def test_a_training_whose_store_is_deleted_ends_at_once_and_goes_on_with_a_new_one(tmp_path: Path) -> None:
+    process = start("harness.train", *LONG, cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/t/checkpoints/step_*[0-9]")), process)
+    (tmp_path / "mlflow.db").unlink()
+    assert_ended_by_its_store(finish(process, 60), tmp_path, "its file was moved or deleted")
+    newest = checkpoint.newest(tmp_path / "runs/t")
+    assert newest is not None
+    resumed = run("harness.train", "--resume", "--name=t", cwd=tmp_path)
+    assert resumed.code == 0, resumed
+    assert f"warning: MLflow's store sqlite:///{tmp_path}/mlflow.db no longer has the run" in resumed.err
+    assert statuses(tmp_path) == {"t": "FINISHED"}
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (found,) = client.search_runs([item.experiment_id for item in client.search_experiments()])
+    steps = [point.step for point in client.get_metric_history(found.info.run_id, "train/loss")]
+    assert 0 < checkpoint.step_of(newest) < min(steps)
+    assert max(steps) == 300
+    assert found.data.params["steps"] == "300"
+
+
+def make_read_only(database: Path, write_version: int = 3) -> int:
+    """Let SQLite take the database for one of a newer version, which it only reads; root ignores what chmod says.
+
+    Returns:
+        what was there before.
+    """
+    with database.open("r+b") as file:
+        header = bytearray(file.read(28))
+        before, header[18] = header[18], write_version
+        header[24:28] = (int.from_bytes(header[24:28], "big") + 1).to_bytes(4, "big")  # it counts changes
+        file.seek(0)
+        file.write(header)
+    return before
+
+
+@pytest.mark.slow
+def test_a_training_whose_store_becomes_read_only_ends_at_once_and_goes_on_when_it_is_not(tmp_path: Path) -> None:
+    process = start("harness.train", *LONG, cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/t/checkpoints/step_*[0-9]")), process)
+    before = make_read_only(tmp_path / "mlflow.db")
+    assert_ended_by_its_store(finish(process, 60), tmp_path, "attempt to write a readonly database")
+    again = run("harness.train", "--resume", "--name=t", cwd=tmp_path)
+    assert_ended_by_its_store(again, tmp_path, "attempt to write a readonly database")
+    make_read_only(tmp_path / "mlflow.db", before)
+    resumed = run("harness.train", "--resume", "--name=t", cwd=tmp_path)
+    assert (resumed.code, resumed.err) == (0, ""), resumed
+    assert statuses(tmp_path) == {"t": "FINISHED"}
 
 
 @pytest.mark.slow
