@@ -20,6 +20,8 @@ def mean_over_workers(value: Tensor) -> Tensor:
 def from_next_worker(value: Tensor) -> Tensor:
     """The tensor that the next worker passes, of the same shape; the last worker gets that of the first."""
     rank, workers = dist.get_rank(), dist.get_world_size()
+    if workers == 1:  # gloo cannot send to itself
+        return value
     received = torch.empty_like(value, memory_format=torch.contiguous_format)
     exchange = [
         dist.P2POp(dist.isend, value.contiguous(), (rank - 1) % workers),
