@@ -6,11 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from classmix_core.models.frozen_norm import FrozenBatchNorm
+
 Mean = Callable[[Tensor], Tensor]
 
 
 def synchronise_batch_norm_(network: nn.Module, mean_over_workers: Mean, world_size: int) -> None:
     """Let each batch norm of `network`, which is changed in place, use the statistics of all workers while it trains.
+
+    Those that never use statistics of a batch stay as they are.
 
     Args:
         mean_over_workers: averages a float tensor over the workers, which call it in the same order.
@@ -18,7 +22,8 @@ def synchronise_batch_norm_(network: nn.Module, mean_over_workers: Mean, world_s
     """
     for parent in list(network.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, nn.BatchNorm2d) and child.affine and child.track_running_stats:
+            frozen = isinstance(child, FrozenBatchNorm)
+            if isinstance(child, nn.BatchNorm2d) and child.affine and child.track_running_stats and not frozen:
                 setattr(parent, name, SyncBatchNorm(child, mean_over_workers, world_size))
 
 

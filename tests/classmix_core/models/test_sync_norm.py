@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from classmix_core.models.frozen_norm import freeze_batch_norm_
 from classmix_core.models.sync_norm import SyncBatchNorm, synchronise_batch_norm_
 
 SHAPE = (6, 5, 3, 7)
@@ -66,6 +67,16 @@ def test_without_it_each_worker_has_statistics_of_its_own() -> None:
     image = torch.randn(SHAPE) + torch.arange(6.0).view(-1, 1, 1, 1)
     apart = torch.cat([norm()(image[:3]), norm()(image[3:])])
     assert (apart - norm()(image)).abs().max() > 0.5
+
+
+def test_a_frozen_norm_stays_frozen() -> None:
+    network = norm()
+    freeze_batch_norm_(network, "frozen")
+    image = 3 * torch.randn(SHAPE)
+    expected, statistics = network(image), network.state_dict()["1.running_mean"].clone()
+    synchronise_batch_norm_(network, lambda value: value / 0, 2)
+    assert torch.equal(network.train()(image), expected)
+    assert torch.equal(network.state_dict()["1.running_mean"], statistics)
 
 
 def test_in_evaluation_mode_it_is_the_plain_one() -> None:
