@@ -12,6 +12,9 @@ from torch import Tensor
 from classmix_core.config import Weight
 from classmix_core.constants import IGNORE_INDEX
 
+SOME = 1e-6
+"""Of a mean number of pixels; what is divided by it is 0 where there are none."""
+
 
 def pixel_loss(logits_BKHW: Tensor, label_BHW: Tensor) -> Tensor:
     """Cross-entropy of every pixel, float32 (B, H, W), 0 where the label is IGNORE_INDEX."""
@@ -27,7 +30,7 @@ def labelled_loss(logits_BKHW: Tensor, label_BHW: Tensor, valid_pixels: Tensor) 
         valid_pixels: scalar, the number of pixels that are not IGNORE_INDEX; with several workers its mean over them,
             which makes the average of their gradients the gradient of the mean over all pixels.
     """
-    return pixel_loss(logits_BKHW, label_BHW).sum() / valid_pixels.clamp(min=1)
+    return pixel_loss(logits_BKHW, label_BHW).sum() / valid_pixels.clamp(min=SOME)
 
 
 def consistency_loss(logits_BKHW: Tensor, pseudo_label_BHW: Tensor, weight: Tensor, valid_pixels: Tensor) -> Tensor:
@@ -39,7 +42,7 @@ def consistency_loss(logits_BKHW: Tensor, pseudo_label_BHW: Tensor, weight: Tens
         weight: lambda, broadcastable to (B, H, W), 0..1.
         valid_pixels: scalar, as in `labelled_loss`.
     """
-    return (weight * pixel_loss(logits_BKHW, pseudo_label_BHW)).sum() / valid_pixels.clamp(min=1)
+    return (weight * pixel_loss(logits_BKHW, pseudo_label_BHW)).sum() / valid_pixels.clamp(min=SOME)
 
 
 def consistency_weight(

@@ -83,6 +83,18 @@ def test_labelled_loss_is_the_mean_over_the_pixels_that_are_not_ignored(
     assert loss.item() == pytest.approx(sum(counted) / len(counted), rel=1e-5)
 
 
+def test_one_pixel_among_several_workers_counts_in_full(logits: Tensor) -> None:
+    """Of two workers one has a single labelled pixel, the other none: their mean number is a half."""
+    label = torch.full(logits[:, 0].shape, IGNORE_INDEX)
+    label[0, 0, 0] = 1
+    expected = -logits[0, :, 0, 0].log_softmax(0)[1]
+    for worker_loss in (
+        labelled_loss(logits, label, torch.tensor(0.5)),
+        consistency_loss(logits, label, torch.ones(()), torch.tensor(0.5)),
+    ):
+        torch.testing.assert_close(worker_loss / 2, expected)
+
+
 def test_an_ignored_pixel_moves_no_logit(logits: Tensor, label: Tensor) -> None:
     labelled_loss(logits, label, (label != IGNORE_INDEX).sum()).backward()
     assert logits.grad is not None
