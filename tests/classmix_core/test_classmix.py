@@ -551,13 +551,13 @@ def test_the_mean_loss_of_two_workers_is_the_loss_of_one_with_both_batches(weigh
 COMBINATIONS = list(product(MIXES, WEIGHTS))
 
 
-def train_on(rank: int, workers: int, sync_file: str, out: str) -> None:
+def train_on(rank: int, workers: int, accumulate: int, sync_file: str, out: str) -> None:
     """Train on this rank's part of a fixed stream of batches, for each mask and lambda, and save the networks."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{sync_file}", rank=rank, world_size=workers)
     wrap = partial(nn.parallel.DistributedDataParallel, broadcast_buffers=False)
-    exchange = {"mean_over_workers": mean_over_workers, "from_next_worker": from_next_worker}
-    trained = [train_combination(mix, weight, rank, workers, wrap=wrap, **exchange) for mix, weight in COMBINATIONS]
+    options = {"mean_over_workers": mean_over_workers, "from_next_worker": from_next_worker, "accumulate": accumulate}
+    trained = [train_combination(mix, weight, rank, workers, wrap=wrap, **options) for mix, weight in COMBINATIONS]
     if rank == 0:
         torch.save(trained, out)
     torch.distributed.barrier()  # one that leaves early makes the other abort, seen on a busy machine
@@ -578,7 +578,7 @@ def train_combination(
     student, shares = step.student, []
     step.student = wrap(student)
     for index in range(20):
-        batch = make_batch(index, labelled=4, unlabelled=8)
+        batch = make_batch(index, labelled=8, unlabelled=8)
         batch.label_LHW[:2, :5] = IGNORE_INDEX
         mine = [tensor[rank * len(tensor) // workers : (rank + 1) * len(tensor) // workers] for tensor in batch]
         shares.append(step.mean_over_workers(step.step(Batch(*mine), index).lambda_))
@@ -594,7 +594,11 @@ def assert_same_training(found: dict[str, Tensor], whole: dict[str, Tensor]) -> 
 
 @pytest.fixture(scope="module")
 def one_worker() -> list[dict[str, Tensor]]:
+    """With as many threads as the workers: another order of sums moved one pixel across tau, and weights by 1e-4."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     trained = [train_combination(mix, weight, 0, 1) for mix, weight in COMBINATIONS]
+    torch.set_num_threads(threads)
     start = group_network().state_dict()
     for (mix, weight), whole in zip(COMBINATIONS, trained, strict=True):
         assert any(not torch.allclose(start[name], whole[f"student.{name}"], atol=1e-3) for name in start)
@@ -604,16 +608,21 @@ def one_worker() -> list[dict[str, Tensor]]:
 
 
 def test_a_step_in_two_pieces_trains_the_same_weights(one_worker: list[dict[str, Tensor]]) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     for (mix, weight), whole in zip(COMBINATIONS, one_worker, strict=True):
         assert_same_training(train_combination(mix, weight, 0, 1, accumulate=2), whole)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
-def test_two_workers_train_the_same_weights_as_one_with_the_same_batch(
-    tmp_path: Path, one_worker: list[dict[str, Tensor]]
+@pytest.mark.parametrize(("workers", "accumulate"), [(2, 1), (4, 2)])
+def test_several_workers_train_the_same_weights_as_one_with_the_same_batch(
+    workers: int, accumulate: int, tmp_path: Path, one_worker: list[dict[str, Tensor]]
 ) -> None:
-    torch.multiprocessing.spawn(train_on, (2, str(tmp_path / "sync"), str(tmp_path / "out")), 2)
+    arguments = (workers, accumulate, str(tmp_path / "sync"), str(tmp_path / "out"))
+    torch.multiprocessing.spawn(train_on, arguments, workers)
     for found, whole in zip(torch.load(tmp_path / "out"), one_worker, strict=True):
         assert_same_training(found, whole)
 
