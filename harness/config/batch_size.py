@@ -58,11 +58,12 @@ def require_divisible(config: TrainConfig, workers: int, gpus: int = 0, words: S
 def ways_out(config: TrainConfig, workers: int, gpus: int, words: Sequence[str]) -> str:
     """The command with fewer workers, and the one with a larger batch."""
     parts, fewer = workers * config.accumulate, most_workers(config, workers - 1)
-    count = [f"--gpus={fewer}"] if gpus else ["--gpus=0", f"--workers={fewer}"]
+    count = [f"--gpus={fewer}"] if gpus else ["--gpus=0"]
+    count += [f"--workers={fewer}"] if config.workers is not None or not gpus else []
     count += [] if divides(config, fewer) else ["--accumulate=1"]
     sizes = used_sizes(config)
     larger = {name: math.ceil(size / parts) * parts for name, size in sizes.items()}
-    growth = larger["batch_labelled"] / sizes["batch_labelled"]
+    growth = max(larger[name] / sizes[name] for name in sizes)
     rate = config.optim.lr * (growth if config.optim.name == "sgd" else math.sqrt(growth))
     flags = [*(f"--data.{name}={size}" for name, size in larger.items()), f"--optim.lr={rate:.4g}"]
     same, other = (shlex.join(["python", "-m", "harness.train", *words, *more]) for more in (count, flags))

@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from harness.config.batch_size import SIZES, require_divisible, with_batch_size
+from harness.config.parser import naming
 from harness.config.search import TRIALS, SearchConfig
 from harness.config.train import TrainConfig, Values, check_types, flatten, nested, override, plain
 from harness.errors import UserError
@@ -62,6 +64,7 @@ def search_parameters(search: SearchConfig, base: TrainConfig, source: Path) -> 
             check_value(base, key, value, where)
         check_inside(base, parameter, where)
         found.append(parameter)
+    check_batches(found, base, search.resources.workers_per_trial, f"{source}: space")
     for number, point in enumerate(search.start):
         check_start(point, found, f"{source}: start[{number}]")
     return found
@@ -121,6 +124,28 @@ def check_inside(base: TrainConfig, axis: SearchParameter, where: str) -> None:
         except UserError as error:
             rule = "every value from low to high must be allowed"
             raise UserError(f"{where}: {rule}, but one is not: {error}") from error
+
+
+def check_batches(axes: Sequence[SearchParameter], base: TrainConfig, workers: int, where: str) -> None:
+    """Whether the workers of a trial can share each batch that may be drawn.
+
+    Raises:
+        UserError: they cannot.
+    """
+    sizes = [axis for axis in axes if axis.key in ("accumulate", *(f"data.{name}" for name in SIZES))]
+    for values in itertools.product(*(possible_values(axis) for axis in sizes)):
+        point = {axis.key: value for axis, value in zip(sizes, values, strict=True)}
+        with naming(f"{where}, {point}"):
+            require_divisible(with_batch_size(override(base, point), workers), workers)
+
+
+def possible_values(axis: SearchParameter) -> Sequence[Any]:
+    """All values of a list, many of a range."""
+    drawn = axis.distribution
+    if isinstance(drawn, CategoricalDistribution):
+        return drawn.choices
+    assert isinstance(drawn, FloatDistribution | IntDistribution)
+    return [drawn.low, *probes(axis), drawn.high]
 
 
 def probes(axis: SearchParameter) -> list[Any]:

@@ -1,10 +1,14 @@
 """The batch over all workers: filled in, shared evenly, or refused with two commands that work."""
 
+import re
+import shlex
+
 import pytest
 
 from harness.config.batch_size import divides, most_workers, require_divisible, with_batch_size
-from harness.config.train import TrainConfig, override
+from harness.config.train import TrainConfig, override, train_config
 from harness.errors import UserError
+from harness.train import build_parser
 
 
 def config(labelled: int | None, unlabelled: int | None, **values: object) -> TrainConfig:
@@ -50,6 +54,21 @@ def test_a_batch_that_does_not_divide_is_refused_with_two_commands_that_do() -> 
     assert f"{start} --data.batch_labelled=8 --data.batch_unlabelled=8 --optim.lr=0.2" in message
     for values, workers in (({}, 2), ({"data.batch_labelled": 8, "data.batch_unlabelled": 8}, 8)):
         require_divisible(override(given, values), workers)
+
+
+@pytest.mark.parametrize("gpus", [None, 8])
+def test_both_commands_are_taken_also_where_the_workers_are_given(gpus: int | None) -> None:
+    given = config(8, 12, **{"optim.lr": 0.1, "workers": 8, "gpus": gpus})
+    words = ["--workers=8", "--optim.lr=0.1", "--data.batch_labelled=8", "--data.batch_unlabelled=12"]
+    words += [] if gpus is None else [f"--gpus={gpus}"]
+    with pytest.raises(UserError) as caught:
+        require_divisible(given, 8, 8, words)
+    found = []
+    for command in re.findall(r"python -m harness.train ([^:]*?)(?: or another|$)", str(caught.value)):
+        one = train_config(build_parser().read(shlex.split(command)).as_dict())
+        require_divisible(one, one.workers or 1)
+        found.append((one.workers, one.data.batch_labelled, one.data.batch_unlabelled, one.optim.lr))
+    assert found == [(4, 8, 12, 0.1), (8, 8, 16, pytest.approx(0.1333, abs=1e-4))]
 
 
 def test_pieces_that_no_number_of_workers_can_share_are_given_up_for_one() -> None:

@@ -85,6 +85,16 @@ def test_log_complement_draws_one_minus_x_on_a_log_scale(tmp_path: Path) -> None
         ("workers: {low: 1, high: 2}", "", ("space.workers", "resources")),
         (TAU, "resources: 2", ("resources", "mapping", "2")),
         ("ssl.temperature: {low: 0, high: 1}", "", ("space.ssl.temperature", "key of TrainConfig")),
+        (
+            "data.batch_labelled: {values: [4, 6]}",
+            "resources: {workers: 4}",
+            ("'data.batch_labelled': 6", "got 6 for 4"),
+        ),
+        (
+            "{accumulate: {values: [1, 2]}, data.batch_unlabelled: {low: 4, high: 8}}",
+            "",
+            ("'accumulate': 2, 'data.batch_unlabelled': 5", "got 5 for 1 worker(s) and accumulate 2"),
+        ),
         (TAU, "trials: 0", ("trials", "trials >= 1", "0")),
         (TAU, "trials: many", ("trials", "many")),
         (TAU, "sampler: guess", ("sampler", "guess")),
