@@ -24,6 +24,7 @@ from harness.config.train import TrainConfig
 from harness.errors import UserError
 from harness.inference import gallery
 from harness.training.dataloaders import image_size, load_data_once
+from harness.training.networks import ONE_VALUE, TWO_IMAGES
 from harness.training.pretrained import load_weights_into
 
 UNREAD = (".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff")
@@ -55,19 +56,30 @@ def check_data_and_network(
             model = build_model(config.model, len(data.classes))
         if config.model.weights:
             out.print(str(load_weights_into(model, config.model.weights)), markup=False)
-    images = sum(used_sizes(with_batch_size(config, workers)).values()) // (workers * config.accumulate)
-    check_batch_norm(model, images, image_size(config.data, data))
+    for name, images in images_of_a_pass(config, workers).items():
+        check_batch_norm(model, images, image_size(config.data, data), name)
 
 
-def check_batch_norm(model: nn.Module, images: int, size: Size) -> None:
+def images_of_a_pass(config: TrainConfig, workers: int) -> dict[str, int]:
+    """How many images a batch norm sees at a time while it trains, by the size that is at fault if they are too few."""
+    sizes = used_sizes(with_batch_size(config, workers))
+    parts = (1 if config.model.sync_bn else workers) * config.accumulate
+    passes = {"batch_labelled": sum(sizes.values()) // parts}  # of the student
+    if config.ssl.teacher_mode == "train" and "batch_unlabelled" in sizes:
+        passes["batch_unlabelled"] = sizes["batch_unlabelled"] // parts
+    return passes
+
+
+def check_batch_norm(model: nn.Module, images: int, size: Size, name: str = "batch_labelled") -> None:
     """Try whether the network can be trained on so many images at a time. It is of no use afterwards.
 
     A batch norm needs two values of each channel. One behind a pooling to 1 x 1, as in DeepLab-v3, has as many as there
     are images. On torch's device `meta`, where nothing is computed but shapes, a pass takes 0.2 s.
 
     Args:
-        images: that go through the student in one pass, on one worker.
+        images: that go through the network in one pass, on one worker.
         size: H, W of them.
+        name: of the batch size that says so.
 
     Raises:
         UserError: a batch norm would see one value.
@@ -77,10 +89,9 @@ def check_batch_norm(model: nn.Module, images: int, size: Size) -> None:
     try:
         model.to("meta").train()(torch.zeros(images, 3, *size, device="meta"))
     except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
+        if ONE_VALUE not in str(error):
             raise
-        rule = "a pass has 2 images or more where a batch norm of the network sees one value of each image"
-        raise UserError(f"data.batch_labelled: `{rule}` must hold, but it has {images}.") from error
+        raise UserError(f"data.{name}: {TWO_IMAGES}, but it has {images}.") from error
 
 
 def check_same_images(config: TrainConfig, folder: Path, anew: str, roles: tuple[Role, ...] = EVALUATED) -> None:
@@ -136,7 +147,7 @@ def workers_and_gpus(config: TrainConfig, options: CommonOptions, words: Sequenc
             + (f"run: {fewer}, or " if cpus_there else "")
             + "add --wait to queue"
         )
-    require_divisible(config, workers, gpus, words)
+    require_divisible(with_batch_size(config, workers), workers, gpus, words)
     return workers, gpus
 
 

@@ -116,6 +116,7 @@ def mix_first_images(classmix: ClassMix, config: TrainConfig, data: Data) -> Mix
         if isinstance(module, SyncBatchNorm):
             module.mean_over_workers = itself
     samples = training_set(config.data, data.unlabelled, False, 0)
-    rows = range(min(ROWS, len(data.unlabelled.names)))
+    count = len(data.unlabelled.names)
+    rows = [row % count for row in range(min(ROWS, max(count, 2)))]  # two: a batch norm may see one value of each
     images, paddings = zip(*(samples[index, index] for index in rows), strict=True)
     return side.mix(torch.stack(images).to(device), torch.stack(paddings).to(device))

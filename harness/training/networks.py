@@ -12,6 +12,10 @@ from harness.config.train import TrainConfig
 from harness.training.context import TrainContext
 from harness.training.pretrained import load_weights_into
 
+ONE_VALUE = "more than 1 value per channel"
+"""Part of what torch says where a batch norm cannot train."""
+TWO_IMAGES = "`a pass has 2 images or more where a batch norm of the network sees one value of each image` must hold"
+
 
 def build_networks(
     config: TrainConfig, num_classes: int, size: Size, context: TrainContext, load_weights: bool

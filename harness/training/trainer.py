@@ -17,14 +17,14 @@ from classmix_core.models import head_prefixes
 from classmix_core.optim import build_optimizer, build_schedule
 from harness.config.batch_size import require_divisible, used_sizes, with_batch_size
 from harness.config.train import TrainConfig
-from harness.errors import Interrupted, TrainingError
+from harness.errors import Interrupted, TrainingError, UserError
 from harness.tracking import Run
 from harness.training import checkpoint, cost, provenance
 from harness.training.context import Progress, TrainContext
 from harness.training.dataloaders import image_size, load_data_once, train_dataloader
 from harness.training.drawing import draw_panels
 from harness.training.evaluator import Evaluator
-from harness.training.networks import build_networks
+from harness.training.networks import ONE_VALUE, TWO_IMAGES, build_networks
 from harness.training.train_metrics import TrainMetrics
 
 NETWORKS = ("student", "teacher")
@@ -59,12 +59,18 @@ def train(job: TrainJob, context: TrainContext) -> dict[str, float]:
         Interrupted: `context.stopping` said so; the state is saved.
         TrainingError: the loss is no longer finite.
         RunFailed: a checkpoint cannot be read or written.
+        UserError: a batch norm sees one value; where a trial's or a resume's batch is not checked before.
     """
     with checkpoint.sole_writer(job.folder, context):
         trainer = Trainer(job, context)
         with trainer.cost.logged(trainer.run_log, lambda: trainer.next_step):
             trainer.restore()
-            trainer.run()
+            try:
+                trainer.run()
+            except ValueError as error:
+                if ONE_VALUE not in str(error):
+                    raise
+                raise UserError(f"data.batch_labelled, batch_unlabelled, accumulate: {TWO_IMAGES}.") from error
         return trainer.metrics | trainer.cost.metrics()
 
 

@@ -1,5 +1,6 @@
 """The loop in a plain process: the same seed, an interruption and a resume change no bit."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -266,6 +267,27 @@ def test_panels_change_no_bit_of_the_training(
     monkeypatch.setattr("harness.training.trainer.draw_panels", lambda *_: {})
     without.go()
     assert_same(with_panels.state(), without.state())
+
+
+ASPP = {"model.name": "deeplabv3_mobilenet_v3_large", "data.scale": (1.0, 1.0), "data.crop": (32, 40), "steps": 3}
+
+
+def test_one_unlabelled_image_is_enough_for_the_panels_of_a_network_that_pools(
+    tmp_path: Path, store: tuple[str, str], folder_root: Path
+) -> None:
+    shutil.rmtree(folder_root / "unlabelled")
+    (folder_root / "images/a/photo 04.jpg").unlink()
+    data = {"data.name": "folder", "data.root": str(folder_root), "data.resize": (32, 40), "data.crop": None}
+    loop = Loop(tmp_path / "run", store, override(CONFIG, ASPP | data))
+    assert len(load_data(loop.job.config.data).unlabelled.names) == 1
+    assert "test/miou" in loop.go()
+
+
+def test_a_pass_of_one_image_that_was_not_refused_before_is_one_line(tmp_path: Path, store: tuple[str, str]) -> None:
+    """Such as after a resume with another `accumulate`, or in a trial."""
+    loop = Loop(tmp_path / "run", store, override(CONFIG, ASPP | {"accumulate": 2}))
+    with pytest.raises(UserError, match=r"accumulate: `a pass has 2 images or more"):
+        loop.go()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_advice(tmp_path: Path, store: tuple[str, str]) -> None:
