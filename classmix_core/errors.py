@@ -8,8 +8,12 @@ class InvalidValue(ValueError):
     """
 
     def __init__(self, field: str, rule: str, value: object) -> None:
-        super().__init__(f"`{rule}` must hold, but got {value!r}.")
+        super().__init__(field, rule, value)  # by which it is pickled
         self.field = field
+
+    def __str__(self) -> str:
+        _, rule, value = self.args
+        return f"`{rule}` must hold, but got {value!r}."
 
 
 class DataError(ValueError):

@@ -1,5 +1,8 @@
 """The exceptions of the harness and the exit codes; harness/cli/exit_code.py maps the first to the second."""
 
+import errno
+from collections.abc import Callable
+
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
 
@@ -16,12 +19,37 @@ class TrainingError(RunFailed):
     """The training itself has failed, on all workers alike, and would do so again: its loss is no number."""
 
 
+class NoRoom(RunFailed):
+    """What must be kept cannot be written: the disk is full, read-only or another's."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop and has saved its state (exit code 130)."""
 
 
 class TrialPruned(Exception):
     """The search has decided that a trial is not worth its remaining steps."""
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+"""Of an OSError."""
+
+
+def first_cause(error: BaseException, found: Callable[[BaseException], bool]) -> BaseException | None:
+    """The first one, of an error and of those that it was raised from or over, for which `found` holds."""
+    one: BaseException | None = error
+    while one is not None and not found(one):
+        one = one.__cause__ or one.__context__
+    return one
+
+
+def is_no_room(error: BaseException) -> bool:
+    return isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in NO_ROOM)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was not enough: a GPU's, or the CPU's, for which torch has no class."""
+    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
 
 
 def last_line(error: Exception) -> str:

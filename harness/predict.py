@@ -22,7 +22,7 @@ from harness.cli.exit_code import run_command
 from harness.cli.options import default_uri
 from harness.config.parser import Parser, make_parser
 from harness.config.train import TrainConfig
-from harness.errors import DONE, FAILED, RunFailed, UserError
+from harness.errors import DONE, FAILED, RunFailed, UserError, is_out_of_memory
 from harness.run_dir import display_path
 
 if TYPE_CHECKING:
@@ -173,7 +173,6 @@ def label_images(
     """Label and write one image after the other; one that cannot be is named and left out."""
     from classmix_core.data.samples import FileSamples
     from harness.inference.gallery import write_image
-    from harness.inference.loaded_model import out_of_memory
 
     samples = FileSamples([path.as_posix() for path in images.values()], list(images.values()), None)
     with live_bar("predict", TextColumn("left"), TimeRemainingColumn(), console=err) as bar:
@@ -184,7 +183,7 @@ def label_images(
             except DataError as error:
                 fail(str(error))
             except RuntimeError as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 fail(f"{samples.names[index]}: must fit into memory; --window or a smaller --batch helps.")
             else:

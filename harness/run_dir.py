@@ -70,7 +70,7 @@ def claim_folder(storage: Path, name: str | None, kind: str) -> Iterator[Path]:
     Raises:
         UserError: the name is taken, or no folder can be made there.
     """
-    if name is not None and ("/" in name or name.startswith(".")):
+    if name is not None and (not name or "/" in name or name.startswith(".")):
         raise UserError(f"--name: must be a plain folder name, but got {name!r}.")
     missing = [path for path in (storage, *storage.parents) if not path.exists()]
     with ExitStack() as stack:
@@ -110,12 +110,15 @@ def make_folder(storage: Path, name: str | None, stamp: str) -> tuple[Path, bool
 def refuse_taken(folder: Path) -> None:
     """
     Raises:
-        UserError: there is a run in the folder.
+        UserError: there is a run in the folder, or what is left of one.
     """
     run_record = read_run_record(folder)
     if run_record is not None:
         way_on = "another --name" if run_record.finished else "--resume to go on with it, or another --name"
         raise UserError(f"--name: a new run needs an unused name, but {folder} exists; give {way_on}.")
+    for name in ("checkpoints", "trials"):  # a run would go on from what another has left
+        if (folder / name).exists():
+            raise UserError(f"--name: a new run needs an unused name, but {folder} holds {name}; give another --name.")
 
 
 def find_unfinished(storage: Path, name: str | None, kind: str) -> tuple[Path, RunRecord]:

@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = CommonOptions.of(parsed)
     if options.resume:
         folder, run_record = run_dir.find_unfinished(options.storage, options.name, "train")
-        if options.tracking_uri not in (None, run_record.tracking_uri):
+        if options.tracking_uri is not None and options.uri != run_record.tracking_uri:
             raise UserError(f"--tracking-uri: a resumed run keeps its own, but got {options.tracking_uri!r}.")
         config = resumed_config(folder, words)
         with run_dir.run_lock(folder):
@@ -135,7 +135,11 @@ def create_run(folder: Path, uri: str) -> "RunRecord":
     repeat = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')}"
     run = tracking.Run.create(uri, experiment, folder.name, tracking.repeated_by(repeat))
     run_record = run_dir.RunRecord("train", uri, experiment, run.run_id)
-    run_record.write(folder)
+    try:
+        run_record.write(folder)
+    except BaseException:
+        run.finish("KILLED")
+        raise
     return run_record
 
 

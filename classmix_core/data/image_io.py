@@ -40,7 +40,10 @@ def decode(path: Path, mode: Literal["RGB", "UNCHANGED"]) -> Tensor:
 
     rule = "must be a readable JPEG, PNG or WebP image"
     try:
+        path.open("rb").close()
         image = decode_image(str(path), mode, apply_exif_orientation=mode == "RGB")
+    except OSError as error:  # such as too many open files, of which torchvision would not say so
+        raise DataError(f"{path}: {rule}, but got: {error.strerror}.") from error
     except RuntimeError as error:
         reason = str(error).splitlines()[0].rsplit(", ", 1)[-1].rstrip(".")
         raise DataError(f"{path}: {rule}, but got: {reason}.") from error

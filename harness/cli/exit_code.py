@@ -1,6 +1,5 @@
 """What every command does around its work: the exit code, and the line that says why."""
 
-import errno
 import os
 import signal
 import sys
@@ -11,9 +10,7 @@ from rich.markup import escape
 
 from classmix_core.errors import DataError, InvalidValue
 from harness.cli.display import err
-from harness.errors import FAILED, INTERRUPTED, REFUSED, Interrupted, RunFailed, UserError
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from harness.errors import FAILED, INTERRUPTED, REFUSED, Interrupted, RunFailed, UserError, is_no_room
 
 
 def run_command(main: Callable[[Sequence[str] | None], int], args: Sequence[str] | None = None) -> None:
@@ -34,7 +31,7 @@ def run_command(main: Callable[[Sequence[str] | None], int], args: Sequence[str]
     except (KeyboardInterrupt, Interrupted):
         code = INTERRUPTED
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
+        if is_no_room(error):
             err.print(f"[bold red]failed:[/] {escape(str(error))}")
         else:
             traceback.print_exc()

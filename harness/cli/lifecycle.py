@@ -1,21 +1,17 @@
 """`run_lifecycle`, around every training and search: however it ends, its MLflow run gets the right status (FINISHED,
 FAILED, KILLED), and the user the command that resumes it."""
 
-import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from classmix_core.errors import DataError
 from harness.cli.display import err, out, warn
-from harness.errors import Interrupted, RunFailed, TrainingError, UserError, last_line
+from harness.errors import Interrupted, RunFailed, TrainingError, UserError, first_cause, is_no_room, last_line
 from harness.run_dir import RunRecord
 from harness.tracking import STORE_ERRORS, Run, find_or_create_experiment, is_gone, one_line, require_answer
 from harness.tracking.patience import MLFLOW_ERRORS
 from harness.training.system_metrics import system_metrics
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-"""Of an OSError: the disk is full, read-only or another's."""
 
 
 def open_experiment(uri: str, name: str) -> str:
@@ -113,8 +109,8 @@ def run_lifecycle(
             raise RunFailed(f"{last_line(error)} {go_on}") from error
         if isinstance(error, MLFLOW_ERRORS):
             raise RunFailed(f"MLflow's store {run.uri} failed: {one_line(error)}. {go_on}") from error
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise RunFailed(f"{one_line(error)}. {go_on}") from error
+        if (full := first_cause(error, is_no_room)) and not isinstance(error, RunFailed):
+            raise RunFailed(f"{one_line(full)}. {go_on}") from error
         if isinstance(error, RunFailed) and not isinstance(error, TrainingError) and resume not in str(error):
             raise RunFailed(f"{error} {go_on}") from error
         if not isinstance(error, RunFailed):  # the message of a TrainingError says what helps

@@ -1,5 +1,6 @@
 """The options that training and searching share."""
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -44,7 +45,10 @@ class CommonOptions:
 
     @property
     def uri(self) -> str:
-        return self.tracking_uri or default_uri()
+        """Of the MLflow store; that of an SQLite file without a folder is in this one, also for a later resume."""
+        given = self.tracking_uri or default_uri()
+        file = re.fullmatch(r"sqlite(?:\+\w+)?:///([^/:].*)", given)
+        return f"{sqlite_uri(Path.cwd())}/{file[1]}" if file else given
 
     @property
     def storage(self) -> Path:

@@ -18,13 +18,13 @@ from harness import run_dir
 from harness.cli.display import out, show_check, warn
 from harness.cli.options import CommonOptions
 from harness.config.batch_size import most_workers, require_divisible, used_sizes, with_batch_size
-from harness.config.parser import naming_keys
+from harness.config.parser import naming_keys, replace_flags
 from harness.config.search import Resources
 from harness.config.train import TrainConfig
 from harness.errors import UserError
 from harness.inference import gallery
 from harness.training.dataloaders import image_size, load_data_once
-from harness.training.networks import ONE_VALUE, TWO_IMAGES
+from harness.training.networks import refusing_one_value
 from harness.training.pretrained import load_weights_into
 
 UNREAD = (".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff")
@@ -86,12 +86,8 @@ def check_batch_norm(model: nn.Module, images: int, size: Size, name: str = "bat
     """
     if images > 1:
         return
-    try:
+    with refusing_one_value(f"data.{name}"):
         model.to("meta").train()(torch.zeros(images, 3, *size, device="meta"))
-    except ValueError as error:
-        if ONE_VALUE not in str(error):
-            raise
-        raise UserError(f"data.{name}: {TWO_IMAGES}, but it has {images}.") from error
 
 
 def check_same_images(config: TrainConfig, folder: Path, anew: str, roles: tuple[Role, ...] = EVALUATED) -> None:
@@ -131,9 +127,9 @@ def workers_and_gpus(config: TrainConfig, options: CommonOptions, words: Sequenc
             f"workers: {config.workers} asked for, but {where} has {gpus_there} GPU(s); add --gpus 0 for the CPU"
         )
     if gpus > gpus_there:
-        instead = f"--gpus {gpus_there}" if gpus_there else "--gpus 0 --workers 2"
+        instead = {"--gpus": gpus_there} if gpus_there else {"--gpus": 0, "--workers": 2}
         raise UserError(
-            f"gpus: {gpus} asked for, but {where} has {gpus_there}; run: python -m harness.train {instead}"
+            f"gpus: {gpus} asked for, but {where} has {gpus_there}; run: {train_command(words, instead)}"
             + (" (CPU)" if not gpus_there else "")
             + (", or add --wait to queue" if options.address else "")
         )
@@ -141,14 +137,19 @@ def workers_and_gpus(config: TrainConfig, options: CommonOptions, words: Sequenc
         gpus = most_workers(config, gpus)
     workers, cpus_there = gpus or config.workers or 1, int(there.get("CPU", 0))
     if options.address and not gpus and workers > cpus_there and not options.wait:
-        fewer = shlex.join(["python", "-m", "harness.train", *words, f"--workers={most_workers(config, cpus_there)}"])
+        fewer = train_command(words, {"--workers": most_workers(config, cpus_there)})
         raise UserError(
             f"workers: {workers} asked for, but {where} has {cpus_there} CPU(s), one for each; "
             + (f"run: {fewer}, or " if cpus_there else "")
             + "add --wait to queue"
         )
-    require_divisible(with_batch_size(config, workers), workers, gpus, words)
+    require_divisible(config, workers, gpus, words)
     return workers, gpus
+
+
+def train_command(words: Sequence[str], flags: Mapping[str, object]) -> str:
+    """What was typed, with other flags."""
+    return shlex.join(["python", "-m", "harness.train", *replace_flags(words, flags)])
 
 
 def check_trial_resources(resources: Resources, options: CommonOptions) -> None:

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
+from harness.config.parser import replace_flags
 from harness.config.train import TrainConfig
 from harness.errors import UserError
 
@@ -46,29 +47,35 @@ def require_divisible(config: TrainConfig, workers: int, gpus: int = 0, words: S
     Raises:
         UserError: so many workers cannot share the batch evenly.
     """
-    if divides(config, workers):
+    filled, parts = with_batch_size(config, workers), workers * config.accumulate
+    if divides(filled, workers):
         return
-    parts = workers * config.accumulate
-    name, size = next((name, size) for name, size in used_sizes(config).items() if size % parts)
+    name, size = next((name, size) for name, size in used_sizes(filled).items() if size % parts)
     rule = f"data.{name}: `{name} % (workers * accumulate) == 0` must hold"
     got = f"but got {size} for {workers} worker(s) and accumulate {config.accumulate}"
     raise UserError(f"{rule}, {got}" + ("." if words is None else f"; {ways_out(config, workers, gpus, words)}"))
 
 
 def ways_out(config: TrainConfig, workers: int, gpus: int, words: Sequence[str]) -> str:
-    """The command with fewer workers, and the one with a larger batch."""
+    """The command with fewer workers, and, for what is not a resume, the one with a larger batch."""
+    given, config = used_sizes(config), with_batch_size(config, workers)
     parts, fewer = workers * config.accumulate, most_workers(config, workers - 1)
-    count = [f"--gpus={fewer}"] if gpus else ["--gpus=0"]
-    count += [f"--workers={fewer}"] if config.workers is not None or not gpus else []
-    count += [] if divides(config, fewer) else ["--accumulate=1"]
+    count: dict[str, object] = {"--gpus": fewer if gpus else 0}
+    count |= {"--workers": fewer} if config.workers is not None or not gpus else {}
+    count |= {} if divides(config, fewer) else {"--accumulate": 1}
     sizes = used_sizes(config)
+    count |= {f"--data.{name}": size for name, size in sizes.items() if name not in given}  # else they are smaller
+    command = ["python", "-m", "harness.train"]
+    same = f"the same training on fewer workers: {shlex.join([*command, *replace_flags(words, count)])}"
+    if "--resume" in words:
+        return same
     larger = {name: math.ceil(size / parts) * parts for name, size in sizes.items()}
     growth = max(larger[name] / sizes[name] for name in sizes)
     rate = config.optim.lr * (growth if config.optim.name == "sgd" else math.sqrt(growth))
-    flags = [*(f"--data.{name}={size}" for name, size in larger.items()), f"--optim.lr={rate:.4g}"]
-    same, other = (shlex.join(["python", "-m", "harness.train", *words, *more]) for more in (count, flags))
+    flags = {**{f"--data.{name}": size for name, size in larger.items()}, "--optim.lr": f"{rate:.4g}"}
+    other = shlex.join([*command, *replace_flags(words, flags)])
     law = "in proportion to the batch" if config.optim.name == "sgd" else "with the root of the batch"
     return (
-        f"the same training on fewer workers: {same} or another one, with a larger batch for which optim.lr "
+        f"{same} or another one, with a larger batch for which optim.lr "
         f"{config.optim.lr:g} was not tuned (as a rule it grows {law}): {other}"
     )

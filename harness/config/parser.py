@@ -99,6 +99,17 @@ def naming_keys(section: str) -> Iterator[None]:
         raise UserError(f"{section}.{error.field}: {error}") from error
 
 
+def replace_flags(words: Sequence[str], flags: Mapping[str, object]) -> list[str]:
+    """The words of a command line with the flags set to these values, wherever they were set before."""
+    kept, is_value = [], False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not is_value and name not in flags:
+            kept.append(word)
+        is_value = not is_value and name in flags and not equals
+    return [*kept, *(f"{name}={value}" for name, value in flags.items())]
+
+
 def last_config_file(words: Sequence[str]) -> str:
     """The file that an error in a file is blamed on: jsonargparse does not name it."""
     flags = [word.partition("=") for word in words]

@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 from torch import Tensor, nn
 
 from classmix_core.workers import from_next_worker, mean_over_workers
-from harness.errors import TrialPruned
+from harness.errors import RunFailed, TrialPruned
 from harness.training.context import Progress
 
 
@@ -22,7 +22,7 @@ class ProgressActor:
     def __init__(self) -> None:
         self.progress: list[Progress] = []
         self.result: dict[str, float] | None = None
-        self.error: str | None = None
+        self.failure: RunFailed | None = None
         self.reports: list[dict[str, float]] = []
         self.answers: dict[int, bool] = {}
         self.closed = False
@@ -58,11 +58,11 @@ class ProgressActor:
     def answer(self, number: int) -> bool | None:
         return self.answers.get(number, False if self.closed else None)
 
-    def end(self, result: dict[str, float] | None, error: str | None) -> None:
-        self.result, self.error = result, error
+    def end(self, result: dict[str, float] | None, failure: RunFailed | None) -> None:
+        self.result, self.failure = result, failure
 
-    def outcome(self) -> tuple[dict[str, float] | None, str | None, str | None]:
-        return self.result, self.error, self.traceback
+    def outcome(self) -> tuple[dict[str, float] | None, RunFailed | None, str | None]:
+        return self.result, self.failure, self.traceback
 
 
 class RayTrainContext:

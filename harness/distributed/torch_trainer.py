@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import threading
 import time
 import traceback
@@ -26,20 +27,26 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from classmix_core.errors import DataError, InvalidValue
 from harness.config.search import Resources
 from harness.distributed.connection import cluster_name, connected
 from harness.distributed.contexts import ProgressActor, RayTrainContext, RayTrialContext
+from harness.distributed.failures import final_reason, found_no_room, innermost, is_loss_of_worker
 from harness.distributed.waiting import training_bundles, wait_for_room
-from harness.errors import RunFailed, TrainingError, TrialPruned, UserError, last_line
+from harness.errors import (
+    RunFailed,
+    TrainingError,
+    TrialPruned,
+    last_line,
+)
 from harness.training import checkpoint
 from harness.training.context import Progress
 from harness.training.trainer import TrainJob, train
 
+RAY_FILES = "ray"
+"""In a run's folder while it trains: what Ray Train keeps for itself."""
 TRIES = 3
 """How often in a row workers start from one checkpoint."""
-FINAL = (RunFailed, UserError, DataError, InvalidValue, torch.OutOfMemoryError, MemoryError)
-"""The same again if it were tried again."""
+STARTUP = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
 def work(settings: dict[str, Any]) -> None:
@@ -56,15 +63,14 @@ def work(settings: dict[str, Any]) -> None:
     except TrialPruned:
         return
     except TrainingError as error:  # on all workers alike, so that none waits for another
-        ray.get(progress_actor.end.remote(None, str(error)))
+        ray.get(progress_actor.end.remote(None, error))
         return
-    except FINAL as error:
-        ray.get(progress_actor.end.remote(None, last_line(error)))
-        raise  # so that the workers that wait for this one end as well
     except Exception as error:
-        if not is_loss_of_worker(error):
+        if (reason := final_reason(error)) is not None:
+            ray.get(progress_actor.end.remote(None, RunFailed(reason)))
+        elif not is_loss_of_worker(error):
             ray.get(progress_actor.note_traceback.remote(traceback.format_exc()))
-        raise
+        raise  # so that the workers that wait for this one end as well
     if context.rank == 0:
         ray.get(progress_actor.end.remote(result, None))
 
@@ -78,11 +84,13 @@ def build_trainer(
     use_gpu: bool,
     cpus: int | None = None,
     verbose: bool = False,
+    startup_retries: int = 3,
 ) -> TorchTrainer:
     """A TorchTrainer.
 
     Args:
         cpus: that each worker reserves and computes with; None: Ray's defaults.
+        startup_retries: how often it waits for room again.
     """
     reserved = None if cpus is None else {"CPU": cpus} | ({"GPU": 1} if use_gpu else {})
     return TorchTrainer(
@@ -91,8 +99,10 @@ def build_trainer(
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=reserved),
         run_config=RunConfig(  # type: ignore[call-arg]
             name=f"{job.folder.name}-{time.time_ns()}",  # one used before would be taken for finished
-            storage_path=str(job.folder / "ray"),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=3),  # type: ignore[call-arg]
+            storage_path=str(job.folder / RAY_FILES),
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=0, controller_failure_limit=startup_retries
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             logging_config=LoggingConfig("INFO" if verbose else "ERROR"),
         ),
@@ -123,21 +133,32 @@ def train_on_workers(
         tries, began = 0, newest_step(job.folder)
         if address is not None:
             say(f"on {cluster_name()}")
+            os.environ.setdefault(STARTUP, "5")  # Ray waits in silence, and hears no Ctrl-C meanwhile
         while True:
             if address is not None:
                 wait_for_room(training_bundles(workers, gpus), say)
             progress_actor = ProgressActor.remote()  # type: ignore[attr-defined]
             trainer = build_trainer(
-                job, progress_actor, RayTrainContext, workers=workers, use_gpu=gpus > 0, verbose=verbose
+                job,
+                progress_actor,
+                RayTrainContext,
+                workers=workers,
+                use_gpu=gpus > 0,
+                verbose=verbose,
+                startup_retries=0 if address else 3,
             )
             with polling(progress_actor, show):
                 error = fit(trainer)
-            result, reason, bug = ray.get(progress_actor.outcome.remote())
-            if reason is not None:
-                raise RunFailed(reason)
+            shutil.rmtree(job.folder / RAY_FILES, ignore_errors=True)
+            result, failure, bug = ray.get(progress_actor.outcome.remote())
+            if failure is not None:
+                raise failure
             if error is None:
                 assert result is not None
                 return result
+            if address is not None and found_no_room(error):
+                say("another job has taken the room; waiting again")
+                continue
             step = newest_step(job.folder)
             tries, began = tries + 1 if step == began else 1, step
             if tries == TRIES and bug is not None:
@@ -196,9 +217,11 @@ def train_trial_on_workers(job: TrainJob, resources: Resources, tell: Callable[[
             fitting.result()
         except Exception as error:
             raise innermost(error) from error
-    _, reason, _ = ray.get(progress_actor.outcome.remote())
-    if reason is not None:
-        raise TrainingError(reason)
+        finally:
+            shutil.rmtree(job.folder / RAY_FILES, ignore_errors=True)
+    _, failure, _ = ray.get(progress_actor.outcome.remote())
+    if failure is not None:
+        raise failure
     if stopped:
         raise TrialPruned
 
@@ -219,23 +242,6 @@ def pass_reports_on(
         if ended:
             return stopped
         time.sleep(0.05)
-
-
-def is_loss_of_worker(error: Exception) -> bool:
-    """Whether a worker has died: its own end, or what the others get who exchange tensors with it."""
-    exchange = isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
-    return exchange or isinstance(error, ray.exceptions.RayActorError)
-
-
-def innermost(error: Exception) -> Exception:
-    """What went wrong first, out of what Ray Train wraps it in: the others have lost the worker that failed."""
-    causes = []
-    for found in getattr(error, "worker_failures", {}).values():
-        while isinstance(found, ray.exceptions.RayTaskError) and isinstance(found.cause, Exception):
-            found = found.cause
-        causes.append(found)
-    ours = (cause for cause in causes if isinstance(cause, FINAL))
-    return next(ours, next((cause for cause in causes if isinstance(cause, Exception)), error))
 
 
 @contextmanager

@@ -95,8 +95,3 @@ def fetch(uri: str, run_id: str, target: Path) -> None:
             raise UserError(f"--run: {rule}, but it has not: {str(error).splitlines()[0]}") from error
         if Path(found).parent != target:
             shutil.move(found, target)
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether it is a GPU's or the CPU's, which has no class of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -7,7 +7,8 @@ from rich.console import Group
 from rich.text import Text
 
 from harness.cli.display import LiveLines, fit, format_metric, format_seconds, format_value, last_key, live_bar, out
-from harness.search.trial import FAILED, OWN_FAULT
+from harness.errors import NoRoom
+from harness.search.trial import FAILED, NO_ROOM, OWN_FAULT
 from harness.search.trial_store import TrialRecord, TrialStore
 
 
@@ -43,6 +44,8 @@ class SearchProgress(LiveLines):
         """Seconds that a trial took before it was started, or tried, for the last time."""
         self.running: dict[int, TrialRecord] = {}
         self.unsettled: list[TrialRecord] = []
+        self.full: str | None = None
+        """What a trial said that found the disk full: no other would get further."""
         self.start = time.monotonic()
         self.bar = live_bar(title)
         self.task = self.bar.add_task(title, total=total)
@@ -50,7 +53,7 @@ class SearchProgress(LiveLines):
 
     def started(self, number: int) -> None:
         record = self.store.records[number]
-        record.state, record.reason = "running", None
+        record.state, record.reason, record.own_fault = "running", None, False
         self.running[number], self.earlier[number] = record, record.seconds
         self.store.save(record)
         self.refresh()
@@ -60,6 +63,8 @@ class SearchProgress(LiveLines):
         record.seconds = self.earlier[number] + float(result.get("time_total_s", 0.0))
         note(record, result, self.metric)
         self.store.save(record)
+        if result.get(NO_ROOM):
+            self.full = f"trial {number}: {record.reason}"
         self.after_report()
         self.refresh()
 
@@ -78,6 +83,8 @@ class SearchProgress(LiveLines):
         """Do what is due after trials: not while Tune handles their end, for it wraps what is raised there."""
         while self.unsettled:
             self.after_trial(self.unsettled.pop(0))
+        if self.full:
+            raise NoRoom(self.full)
 
     def status(self) -> list[str]:
         ended, taken = self.store.ended, time.monotonic() - self.start

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from harness.config.batch_size import SIZES, require_divisible, with_batch_size
+from harness.config.batch_size import SIZES, require_divisible
 from harness.config.parser import naming
 from harness.config.search import TRIALS, SearchConfig
 from harness.config.train import TrainConfig, Values, check_types, flatten, nested, override, plain
@@ -136,7 +136,7 @@ def check_batches(axes: Sequence[SearchParameter], base: TrainConfig, workers: i
     for values in itertools.product(*(possible_values(axis) for axis in sizes)):
         point = {axis.key: value for axis, value in zip(sizes, values, strict=True)}
         with naming(f"{where}, {point}"):
-            require_divisible(with_batch_size(override(base, point), workers), workers)
+            require_divisible(override(base, point), workers)
 
 
 def possible_values(axis: SearchParameter) -> Sequence[Any]:

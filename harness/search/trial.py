@@ -17,7 +17,7 @@ from harness import run_dir
 from harness.atomic import write_text
 from harness.config.search import Resources
 from harness.config.train import TrainConfig, flatten, override, to_yaml
-from harness.errors import RunFailed, TrainingError, TrialPruned, UserError
+from harness.errors import RunFailed, TrainingError, TrialPruned, UserError, first_cause, is_no_room
 from harness.search.searcher import NUMBER
 from harness.search.trial_store import MLFLOW_RUN, Phase, read_trial, trial_name
 from harness.tracking import PARENT, STORE_ERRORS, TRIAL, Run, children, one_line, repeated_by
@@ -25,7 +25,7 @@ from harness.tracking.patience import MLFLOW_ERRORS
 from harness.training.context import TrialContext
 from harness.training.trainer import Purpose, TrainJob, train
 
-REUSABLE_AFTER = (RunFailed, UserError, DataError, torch.OutOfMemoryError, MemoryError, *MLFLOW_ERRORS)
+REUSABLE_AFTER = (RunFailed, UserError, DataError, InvalidValue, torch.OutOfMemoryError, MemoryError, *MLFLOW_ERRORS)
 """After these a process is as good as before; after any other error it is replaced."""
 SPLIT_KEYS = {
     f"data.{name}" for name in ("name", "root", "labelled", "split_file", "split_seed", "holdout", "extra_unlabelled")
@@ -33,8 +33,8 @@ SPLIT_KEYS = {
 """Axes over which the images of a role differ from trial to trial; else all trials use those of the study."""
 OWN_FAULTS = (TrainingError, UserError, InvalidValue, DataError)
 """After these a trial would fail again; after any other error, as after the death of its process, it is tried again."""
-FAILED, OWN_FAULT = "failed", "own_fault"
-"""Under which a trial reports why it failed, and whether by its own fault."""
+FAILED, OWN_FAULT, NO_ROOM = "failed", "own_fault", "no_room"
+"""Under which a trial reports why it failed, whether by its own fault, and whether the disk is full."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def run_trial(given: dict[str, int], setup: TrialSetup) -> None:
             status = "FINISHED"
         except Exception as error:
             # before all that may fail for the same reason
-            tune.report({FAILED: one_line(error), OWN_FAULT: isinstance(error, OWN_FAULTS)})
+            full = first_cause(error, is_no_room) is not None
+            tune.report({FAILED: one_line(error), OWN_FAULT: is_own_fault(error), NO_ROOM: full})
             if run:
                 with suppress(*STORE_ERRORS):
                     run.failed(error)
@@ -91,6 +92,11 @@ def run_trial(given: dict[str, int], setup: TrialSetup) -> None:
                     run.finish(status)
             if setup.resources.gpus:
                 torch.cuda.empty_cache()  # a neighbour may need it
+
+
+def is_own_fault(error: Exception) -> bool:
+    """Not where the system has refused to read or write: that may pass."""
+    return isinstance(error, OWN_FAULTS) and first_cause(error, lambda one: isinstance(one, OSError)) is None
 
 
 def with_own_splits(job: TrainJob, setup: TrialSetup) -> TrainJob:

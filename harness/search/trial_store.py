@@ -122,7 +122,12 @@ class TrialStore:
         for record in records:
             (self.trial_folder(record.number) / MLFLOW_RUN).unlink(missing_ok=True)
             self.records[record.number] = TrialRecord(
-                record.number, record.values, record.steps, "waiting", sampler_params=record.sampler_params
+                record.number,
+                record.values,
+                record.steps,
+                "waiting",
+                seconds=record.seconds,
+                sampler_params=record.sampler_params,
             )
             self.save(self.records[record.number])
 

@@ -22,7 +22,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from harness.atomic import FORMAT, atomic_file, flush_to_disk, publish_folder, require_format
-from harness.errors import RunFailed, UserError
+from harness.errors import NO_ROOM, NoRoom, RunFailed, UserError
 from harness.training.context import TrainContext, first_said
 from harness.training.manifest import SHARED, choose, in_order, key, write_manifest
 
@@ -131,7 +131,8 @@ class Checkpoints:
         reason = "" if rank_0_alone and self.context.rank > 0 else reason_of_failure(work)
         if reason := first_said(self.context, reason):
             kept = f"; the last checkpoint, of step {step_of(self.last)}, is whole" if self.last else ""
-            raise RunFailed(f"{trouble}: {reason}{kept}.")
+            full = reason in [os.strerror(code) for code in NO_ROOM]
+            raise (NoRoom if full else RunFailed)(f"{trouble}: {reason}{kept}.")
 
 
 @contextmanager
@@ -216,6 +217,14 @@ def set_random_state(device: torch.device, state: State) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def set_generator(generator: torch.Generator, shared: State, seed: int) -> None:
+    """Let a generator go on where it stood; on another kind of device, whose numbers differ, begin anew from a seed."""
+    if shared["device"] == generator.device.type:
+        generator.set_state(shared["generator"])
+    else:
+        generator.manual_seed(seed)
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

@@ -1,5 +1,8 @@
 """Student and teacher, as a run's configuration wants them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -9,12 +12,27 @@ from classmix_core.models import build_model
 from classmix_core.models.sync_norm import synchronise_batch_norm_
 from classmix_core.models.unused_parameters import freeze_unused_parameters_
 from harness.config.train import TrainConfig
+from harness.errors import UserError
 from harness.training.context import TrainContext
 from harness.training.pretrained import load_weights_into
 
-ONE_VALUE = "more than 1 value per channel"
-"""Part of what torch says where a batch norm cannot train."""
-TWO_IMAGES = "`a pass has 2 images or more where a batch norm of the network sees one value of each image` must hold"
+
+@contextmanager
+def refusing_one_value(keys: str) -> Iterator[None]:
+    """
+    Args:
+        keys: that decide how many images a pass has.
+
+    Raises:
+        UserError: in the block a batch norm could not train, since it saw one value of each channel.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):  # torch has no class for it
+            raise
+        rule = "a pass has 2 images or more where a batch norm of the network sees one value of each image"
+        raise UserError(f"{keys}: `{rule}` must hold, but it has 1.") from error
 
 
 def build_networks(

@@ -15,20 +15,19 @@ from classmix_core.data.samples import Samples
 from classmix_core.ema import running_statistics
 from classmix_core.models import head_prefixes
 from classmix_core.optim import build_optimizer, build_schedule
-from harness.config.batch_size import require_divisible, used_sizes, with_batch_size
+from harness.config.batch_size import require_divisible, used_sizes
 from harness.config.train import TrainConfig
-from harness.errors import Interrupted, TrainingError, UserError
+from harness.errors import Interrupted, TrainingError
 from harness.tracking import Run
 from harness.training import checkpoint, cost, provenance
 from harness.training.context import Progress, TrainContext
 from harness.training.dataloaders import image_size, load_data_once, train_dataloader
 from harness.training.drawing import draw_panels
 from harness.training.evaluator import Evaluator
-from harness.training.networks import ONE_VALUE, TWO_IMAGES, build_networks
+from harness.training.networks import build_networks, refusing_one_value
 from harness.training.train_metrics import TrainMetrics
 
 NETWORKS = ("student", "teacher")
-
 Purpose = Literal["run", "trial", "confirmation"]
 """run: val as it goes, test in the end; trial: val alone; confirmation: test alone, after the last step."""
 
@@ -38,6 +37,7 @@ class TrainJob:
     """What every worker of a run is given."""
 
     config: TrainConfig
+    """With the sizes of a batch filled in."""
     folder: Path
     """Of the run, on storage that all workers share."""
     tracking_uri: str
@@ -65,12 +65,8 @@ def train(job: TrainJob, context: TrainContext) -> dict[str, float]:
         trainer = Trainer(job, context)
         with trainer.cost.logged(trainer.run_log, lambda: trainer.next_step):
             trainer.restore()
-            try:
+            with refusing_one_value("data.batch_labelled, batch_unlabelled, accumulate"):
                 trainer.run()
-            except ValueError as error:
-                if ONE_VALUE not in str(error):
-                    raise
-                raise UserError(f"data.batch_labelled, batch_unlabelled, accumulate: {TWO_IMAGES}.") from error
         return trainer.metrics | trainer.cost.metrics()
 
 
@@ -78,7 +74,7 @@ class Trainer:
     """State of one worker, and the loop over it."""
 
     def __init__(self, job: TrainJob, context: TrainContext) -> None:
-        self.job, self.context, config = job, context, with_batch_size(job.config, context.world_size)
+        self.job, self.context, config = job, context, job.config
         require_divisible(config, context.world_size)
         self.config, self.device, self.cost = config, context.device, cost.Cost(context)
         self.data = load_data_once(config.data, job.roles, job.splits)
@@ -142,6 +138,18 @@ class Trainer:
         if self.run_log:
             self.run_log.flush()  # a run that goes on from here does not log these steps again
         self.checkpoints.save(self.next_step, self.shared_state, checkpoint.random_state(self.device))
+        self.save_best()
+
+    def save_best(self) -> None:
+        """Keep the weights of the best step, if this is it: after its checkpoint, so that whatever a run goes on from,
+        they are those of the step that its checkpoint names."""
+        if self.at_best:
+            self.checkpoints.save_weights({self.best_file(name): net for name, net in self.networks.items()})
+
+    @property
+    def at_best(self) -> bool:
+        """Whether no step of a run was better on val than this one."""
+        return self.job.purpose == "run" and self.best["step"] == self.next_step
 
     def restore(self) -> None:
         """Go on from the newest whole checkpoint of the run's folder, if there is one."""
@@ -160,18 +168,14 @@ class Trainer:
         self.teacher.load_state_dict(shared["teacher"])
         self.optimizer.load_state_dict(shared["optimizer"])
         self.schedule.load_state_dict(shared["schedule"])
-        if shared["device"] == self.device.type:
-            self.generator.set_state(shared["generator"])
-        else:  # whose numbers differ: another stream, no longer that of a straight run
-            self.generator.manual_seed(self.config.seed * 1_000_003 + self.next_step)
+        checkpoint.set_generator(self.generator, shared, self.config.seed * 1_000_003 + self.next_step)
+        self.save_best()
         if own is not None:  # else there are more workers than before, and what is dropped out differs
             checkpoint.set_random_state(self.device, own)
 
     def average_buffers(self) -> None:
         """Give all workers the same running statistics: each has kept those of its own batches."""
-        if self.context.world_size == 1:
-            return
-        for network in (self.model, self.teacher):
+        for network in self.networks.values() if self.context.world_size > 1 else ():
             for statistic in running_statistics(network):
                 statistic.copy_(self.context.mean(statistic))
 
@@ -203,7 +207,7 @@ class Trainer:
         if at_mark and self.data.val is not None:
             self.validate()
         stopping = self.context.stopping()
-        if stopping or done or step % (config.checkpoint_every or config.eval_every) == 0:
+        if stopping or done or self.at_best or step % (config.checkpoint_every or config.eval_every) == 0:
             self.save()
         if stopping and not done:
             raise Interrupted
@@ -234,8 +238,6 @@ class Trainer:
         val = self.metrics.get("val/miou")
         self.context.show(Progress(self.next_step, self.config.steps, loss, lambda_, val, best))
 
-    # -- evaluation ---------------------------------------------------------------------------------------------------
-
     def count(self, samples: Samples | None, network: nn.Module) -> Tensor:
         matrix = self.evaluator.confusion_matrix(samples, network)
         self.classmix.train_mode()
@@ -254,8 +256,6 @@ class Trainer:
         first = self.best["step"] < 0  # also where no pixel of val is labelled and mIoU is NaN
         if first or self.metrics["val/miou"] > self.best["val/miou"]:
             self.best = {"step": float(self.next_step), "val/miou": self.metrics["val/miou"]}
-            if self.job.purpose == "run":
-                self.checkpoints.save_weights({self.best_file(name): net for name, net in self.networks.items()})
         self.metrics["val/best_miou"] = self.best["val/miou"]
         if self.run_log:
             self.run_log.metrics(self.next_step, self.metrics)
@@ -265,8 +265,6 @@ class Trainer:
             self.run_log.flush()
             self.show()
         self.train_metrics.restart_clock()
-
-    # -- the end ------------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
         """Evaluate for the last time; log what a person looks at.

@@ -49,9 +49,9 @@ def test_a_batch_that_does_not_divide_is_refused_with_two_commands_that_do() -> 
     message = str(caught.value)
     rule = "data.batch_labelled: `batch_labelled % (workers * accumulate) == 0` must hold, but got 4 for 8 worker(s)"
     assert message.startswith(rule)
-    start = "python -m harness.train '--config=best of all.yaml' --gpus=8"
+    start = "python -m harness.train '--config=best of all.yaml'"
     assert f"{start} --gpus=2 or" in message
-    assert f"{start} --data.batch_labelled=8 --data.batch_unlabelled=8 --optim.lr=0.2" in message
+    assert f"{start} --gpus=8 --data.batch_labelled=8 --data.batch_unlabelled=8 --optim.lr=0.2" in message
     for values, workers in (({}, 2), ({"data.batch_labelled": 8, "data.batch_unlabelled": 8}, 8)):
         require_divisible(override(given, values), workers)
 

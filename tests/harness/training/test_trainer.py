@@ -19,7 +19,7 @@ from harness.errors import Interrupted, RunFailed, UserError
 from harness.tracking import Run, find_or_create_experiment
 from harness.training import checkpoint
 from harness.training.context import LocalContext, Progress, TrialContext
-from harness.training.trainer import TrainJob, train
+from harness.training.trainer import Trainer, TrainJob, train
 
 CONFIG = override(
     TrainConfig(),
@@ -122,10 +122,10 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint_as_if_straight(tmp_path
 @pytest.mark.parametrize(
     ("damaged", "start"),
     [
-        ({"step_00000004": "state.pt"}, "going on from step 2"),
-        ({"step_00000004": "rank_0.pt"}, "going on from step 2"),
-        ({"step_00000004": "manifest.json"}, "going on from step 2"),
-        ({"step_00000004": "state.pt", "step_00000002": "rank_0.pt"}, "starting from the beginning"),
+        ({"step_00000004": "state.pt"}, "going on from step 3"),
+        ({"step_00000004": "rank_0.pt"}, "going on from step 3"),
+        ({"step_00000004": "manifest.json"}, "going on from step 3"),
+        ({"step_00000004": "state.pt", "step_00000003": "rank_0.pt"}, "starting from the beginning"),
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_as_if_straight(
@@ -151,12 +151,37 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_as_if_straight(
     assert MlflowClient(resumed.uri).get_run(resumed.run_id).data.tags["harness.warning"] == message
 
 
+def test_the_best_weights_are_those_of_the_step_that_the_checkpoint_names_wherever_a_run_is_killed(
+    tmp_path: Path, store: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, killed = Loop(tmp_path / "straight", store), Loop(tmp_path / "killed", store)
+    expected, folder = straight.go(), killed.job.folder
+    for method in ("save", "save_weights"):  # before the checkpoint of step 3, and before the weights
+
+        def die(*_: object) -> None:
+            raise MemoryError("killed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint.Checkpoints, method, die)
+            with pytest.raises(MemoryError):
+                killed.go()
+        newest = checkpoint.newest(folder)
+        assert not (folder / checkpoint.BEST).exists(), "no checkpoint names it, or it was killed before it came"
+        assert (newest is not None) == (method == "save_weights")
+    with pytest.raises(Interrupted):
+        killed.go(lambda loop: True)  # a step more, which is not the best
+    assert (folder / checkpoint.BEST).exists()
+    assert killed.go() == expected
+    assert (folder / checkpoint.BEST).read_bytes() == (straight.job.folder / checkpoint.BEST).read_bytes()
+
+
 @pytest.mark.parametrize("file", ["best.safetensors", "best_teacher.safetensors"])
 def test_weights_that_are_damaged_when_they_are_scored_on_test_are_one_line(
-    file: str, tmp_path: Path, store: tuple[str, str]
+    file: str, tmp_path: Path, store: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = Loop(tmp_path / "a", store)
     loop.go()
+    monkeypatch.setattr(Trainer, "at_best", False)  # else it writes them again
     path = loop.job.folder / file
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match=rf"^{path}: must hold the weights of the network, but got: [^\n]*$"):
