@@ -1,5 +1,7 @@
 """Faults of the machine that have no other place; docs/faults.md names the test of each."""
 
+import re
+import resource
 import signal
 import time
 from pathlib import Path
@@ -65,6 +67,24 @@ def test_a_trial_whose_process_stands_still_for_60_seconds_goes_on_after_them(tm
     result = finish(command)
     assert result.code == 0, result
     assert [(one["state"], one["failures"]) for one in records(tmp_path)] == [("complete", [])] * 2
+
+
+def test_a_disk_that_is_full_for_a_trial_ends_the_study_in_one_line_and_a_resume_goes_on(tmp_path: Path) -> None:
+    """Full: the system lets no file of the trial's process become as large as a checkpoint."""
+    space = write_space(tmp_path, f"trials: 2\nearly_stopping: null\nconfirm: {{top: 0}}\n{SPACE}")
+    words = ("--train.steps=20", "--train.eval_every=10", "--train.checkpoint_every=1", "--train.model.width=64")
+    command = start("harness.tune", space, *TINY_TRAIN[2:5], *words, "--name=s", cwd=tmp_path)
+    lock = tmp_path / "runs/s/trials/000/lock"
+    wait_for(lambda: list(lock.parent.glob("checkpoints/step_*[0-9]")), command)
+    resource.prlimit(int(lock.read_text()), resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
+    result = finish(command)
+    assert result.code == 1, result
+    (line,) = result.err.splitlines()
+    assert re.match(r"failed: trial 0: .*/step_\d+ cannot be written: File too large; the last checkpoint", line), line
+    assert "python -m harness.tune --resume --name=s" in line
+    assert not [one for one in records(tmp_path) if one["state"] == "failed"]
+    assert run("harness.tune", "--resume", "--name=s", cwd=tmp_path).code == 0
+    assert [one["state"] for one in records(tmp_path)] == ["complete"] * 2
 
 
 @pytest.mark.parametrize("count", [1, 2])

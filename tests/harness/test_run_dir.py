@@ -120,6 +120,21 @@ def test_a_folder_is_locked_from_the_moment_it_is_there(tmp_path: Path) -> None:
         claim(tmp_path, "a")
 
 
+@pytest.mark.parametrize("left", ["checkpoints", "trials"])
+def test_a_folder_with_what_is_left_of_a_run_is_no_new_one(left: str, tmp_path: Path) -> None:
+    """As after a copy without run.json: a training would go on from the checkpoints."""
+    (tmp_path / "a" / left).mkdir(parents=True)
+    with pytest.raises(UserError, match=f"--name: .* but .*/a holds {left}"):
+        claim(tmp_path, "a")
+    assert (tmp_path / "a" / left).is_dir()
+
+
+@pytest.mark.parametrize("name", ["", "a/b", ".", "..", ".a"])
+def test_a_name_is_that_of_one_visible_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--name: must be a plain folder name"):
+        claim(tmp_path, name)
+
+
 @pytest.mark.parametrize("name", [None, "a"])
 def test_a_command_that_is_refused_leaves_no_folder(name: str | None, tmp_path: Path) -> None:
     def refused(storage: Path) -> None:

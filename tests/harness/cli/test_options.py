@@ -1,5 +1,6 @@
 """The options that commands share: above all where the default store lies."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from sqlalchemy.engine import make_url
 from torchvision.io import write_png
 
 from harness import predict, train
-from harness.cli.options import default_uri, sqlite_uri
+from harness.cli.options import CommonOptions, default_uri, sqlite_uri
 from harness.tracking import TRIAL, sqlite_file
 from tests.commands import TINY, TINY_TRAIN, call, run
 from tests.studies import ended, write_space
@@ -41,6 +42,18 @@ def test_the_uri_of_a_file_leads_to_that_file(name: str, tmp_path: Path, monkeyp
     path.parent.mkdir()
     monkeypatch.chdir(path.parent)
     assert sqlite_file(default_uri()) == path
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "sqlite+pysqlite"])
+def test_a_store_that_is_named_without_a_folder_is_in_this_one_wherever_a_run_is_resumed(
+    scheme: str, odd: Path
+) -> None:
+    given = CommonOptions(
+        name=None, resume=False, tracking_uri=f"{scheme}:///own.db", storage_path="runs", address=None, verbose=False
+    )
+    assert sqlite_file(given.uri) == odd / "own.db"
+    for uri in ("sqlite:////tmp/own.db", "http://127.0.0.1:5000", "sqlite:///:memory:"):
+        assert replace(given, tracking_uri=uri).uri == uri
 
 
 def test_an_ordinary_path_is_in_its_uri_as_it_is() -> None:

@@ -52,6 +52,23 @@ def curve(folder: Path, run: str, metric: str) -> dict[int, float]:
     return {point.step: point.value for point in points}
 
 
+def test_a_network_with_parameters_that_get_no_gradient_trains_and_statistics_are_the_mean_of_all_workers(
+    tmp_path: Path,
+) -> None:
+    """Running means are linear in the batches: at a learning rate of next to nothing their mean is that of one worker
+    with all images, and that of rank 0 alone is not."""
+    words = ("--gpus=0", "--steps=6", "--eval_every=6", "--optim.lr=1e-12", "--model.name=smp/PSPNet/resnet18")
+    words += ("--data.batch_labelled=4", "--ssl.unlabelled_weight=0")  # masks follow a teacher's batch statistics
+    for workers in (1, 2):
+        result = run("harness.train", *words, f"--workers={workers}", f"--name={workers}", cwd=tmp_path)
+        assert result.code == 0, result
+    students = [state(tmp_path, name)["student"] for name in "12"]
+    first = next(key for key in students[0] if key.endswith("running_mean"))
+    one, two = (student[first] for student in students)
+    assert one.abs().max() > 0.05
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
+
+
 def test_workers_that_are_killed_three_times_in_a_row_end_the_run_in_one_line_that_says_how_to_resume(
     tmp_path: Path,
 ) -> None:
