@@ -52,7 +52,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
 
 
-def last_line(error: Exception) -> str:
+def last_line(error: BaseException) -> str:
     """What went wrong in one line: the last, where an error of a loader process brings its traceback along."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1].removeprefix("classmix_core.errors.DataError: ")

@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,8 +98,47 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], se
 
 def worker_processes(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Ray Train's workers among all that a command has started."""
-    found = psutil.Process(process.pid).children(recursive=True)
-    return [one for one in found if one.is_running() and "RayTrainWorker" in " ".join(one.cmdline())]
+    found = []
+    for one in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.Error):  # it is gone by now, or a zombie
+            if "RayTrainWorker" in " ".join(one.cmdline()):
+                found.append(one)
+    return found
+
+
+class TrainingOnTwo:
+    """A training on two workers whose output is read as it comes, so that nothing old is taken for new."""
+
+    def __init__(self, *args: str, cwd: Path) -> None:
+        self.process = start("harness.train", *args, "--gpus=0", "--workers=2", cwd=cwd)
+        self.lines: list[str] = []
+        self.seen: set[int] = set()
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self) -> None:
+        for line in self.process.stdout or ():
+            self.lines.append(line)
+
+    def await_workers(self) -> list[psutil.Process]:
+        """The workers that have started since it was last asked, once they have evaluated twice."""
+        found: list[psutil.Process] = []
+
+        def there() -> bool:
+            found[:] = [one for one in worker_processes(self.process) if one.pid not in self.seen]
+            return len(found) == 2
+
+        wait_for(there, self.process)
+        self.seen.update(one.pid for one in found)
+        before = len(self.lines)
+        wait_for(lambda: sum(line.startswith("step ") for line in self.lines[before:]) > 1, self.process)
+        return found
+
+    def finish(self) -> Result:
+        code = self.process.wait(240)
+        self.reader.join(10)
+        assert self.process.stderr is not None
+        return Result(code, "".join(self.lines), self.process.stderr.read())
 
 
 def interrupt(process: subprocess.Popen[str]) -> tuple[Result, float]:

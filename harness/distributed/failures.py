@@ -21,19 +21,19 @@ def final_reason(error: Exception) -> str | None:
     return None if full is None else f"{one_line(full)}."
 
 
-def found_no_room(error: Exception) -> bool:
+def found_no_room(error: BaseException) -> bool:
     """Whether no worker has started, since others have what it needs."""
     cause = getattr(error, "controller_failure", None)
     return type(cause).__name__ == "WorkerGroupStartupTimeoutError"
 
 
-def is_loss_of_worker(error: Exception) -> bool:
+def is_loss_of_worker(error: BaseException) -> bool:
     """Whether a worker has died: its own end, or what the others get who exchange tensors with it."""
     exchange = isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
     return exchange or isinstance(error, ray.exceptions.RayActorError)
 
 
-def innermost(error: Exception) -> Exception:
+def innermost(error: BaseException) -> BaseException:
     """What went wrong first, out of what Ray Train wraps it in: the others have lost the worker that failed."""
     causes = []
     for found in getattr(error, "worker_failures", {}).values():

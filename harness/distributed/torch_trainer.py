@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from harness.config.search import Resources
 from harness.distributed.connection import cluster_name, connected
 from harness.distributed.contexts import ProgressActor, RayTrainContext, RayTrialContext
 from harness.distributed.failures import final_reason, found_no_room, innermost, is_loss_of_worker
-from harness.distributed.waiting import training_bundles, wait_for_room
+from harness.distributed.waiting import hearing_signals, training_bundles, wait_for_room
 from harness.errors import (
     RunFailed,
     TrainingError,
@@ -174,18 +174,31 @@ def newest_step(folder: Path) -> int:
     return 0 if newest is None else checkpoint.step_of(newest)
 
 
-def fit(trainer: TorchTrainer) -> Exception | None:
+def start_fit(trainer: TorchTrainer) -> Future[Result]:
+    """Train in a thread of its own: there Ray leaves signals alone, of which its handler loses some."""
+    fitting: Future[Result] = Future()
+
+    def fit() -> None:
+        try:
+            fitting.set_result(trainer.fit())
+        except BaseException as error:
+            fitting.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True).start()  # none waits for it where Ray is shut down
+    return fitting
+
+
+def fit(trainer: TorchTrainer) -> BaseException | None:
     """Train; what went wrong in a worker.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C.
+        KeyboardInterrupt: Ctrl-C or SIGTERM. What still runs ends with the connection to Ray.
     """
-    try:
-        trainer.fit()
-    except SystemExit as stop:  # how Ray Train passes a Ctrl-C on
-        raise KeyboardInterrupt from stop
-    except TrainingFailedError as error:
-        return innermost(error)
+    with hearing_signals():
+        try:
+            start_fit(trainer).result()
+        except TrainingFailedError as error:
+            return innermost(error)
     return None
 
 
@@ -207,18 +220,15 @@ def train_trial_on_workers(job: TrainJob, resources: Resources, tell: Callable[[
         use_gpu=resources.gpus > 0,
         cpus=resources.cpus,
     )
-    with ThreadPoolExecutor(1) as pool:
-        fitting = pool.submit(trainer.fit)
-        try:
-            stopped = pass_reports_on(progress_actor, fitting, tell)
-        finally:
-            ray.get(progress_actor.close.remote())
-        try:
-            fitting.result()
-        except Exception as error:
-            raise innermost(error) from error
-        finally:
-            shutil.rmtree(job.folder / RAY_FILES, ignore_errors=True)
+    fitting = start_fit(trainer)
+    try:
+        stopped = pass_reports_on(progress_actor, fitting, tell)
+    finally:
+        ray.get(progress_actor.close.remote())
+        wait([fitting])
+        shutil.rmtree(job.folder / RAY_FILES, ignore_errors=True)
+    if error := fitting.exception():
+        raise innermost(error) from error
     _, failure, _ = ray.get(progress_actor.outcome.remote())
     if failure is not None:
         raise failure

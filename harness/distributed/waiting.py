@@ -1,7 +1,8 @@
 """Waits until a Ray cluster has room for what is about to start, and says what is missing."""
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import ray
 from ray.util import placement_group, remove_placement_group
@@ -36,16 +37,25 @@ def wait_for_room(bundles: Sequence[Bundle], say: Callable[[str], None]) -> None
         KeyboardInterrupt: Ctrl-C or SIGTERM.
     """
     group = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for number in handlers:  # Ray's own for SIGTERM aborts the process
-            signal.signal(number, signal.default_int_handler)
-        while not group.wait(EVERY):
-            say(what_is_missing(bundles, ray.available_resources()))
+        with hearing_signals():
+            while not group.wait(EVERY):
+                say(what_is_missing(bundles, ray.available_resources()))
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         remove_placement_group(group)
+
+
+@contextmanager
+def hearing_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt in the block at Ctrl-C or SIGTERM. (Ray's own handler of SIGTERM aborts the process.)"""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, signal.default_int_handler)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def what_is_missing(bundles: Sequence[Bundle], free: Mapping[str, float]) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from harness.training import checkpoint
-from tests.commands import TINY, TINY_TRAIN, finish, run, start, wait_for, worker_processes
+from tests.commands import TINY, TINY_TRAIN, TrainingOnTwo, finish, run, start, wait_for
 from tests.harness.test_train import statuses
 from tests.studies import SPACE, records, write_space
 
@@ -31,13 +31,11 @@ def test_a_training_whose_second_and_then_first_worker_is_killed_ends_with_the_w
 ) -> None:
     words = (*TINY[1:], "--gpus=0", "--workers=2", "--steps=400", "--eval_every=20", "--checkpoint_every=4")
     assert run("harness.train", *words, "--name=calm", cwd=tmp_path).code == 0
-    command = start("harness.train", *words, "--name=r", cwd=tmp_path)
-    assert command.stdout is not None
+    command = TrainingOnTwo(*words, "--name=r", cwd=tmp_path)
     for first in (False, True):
-        assert any(line.startswith("step ") for line in iter(command.stdout.readline, "")), command.communicate()
-        (chosen,) = [one for one in worker_processes(command) if holds(one, tmp_path / "runs/r/training.lock") == first]
+        (chosen,) = [one for one in command.await_workers() if holds(one, tmp_path / "runs/r/training.lock") == first]
         chosen.kill()
-    result = finish(command)
+    result = command.finish()
     assert result.code == 0, result
     lines = result.err.splitlines()
     assert len(lines) == 2, lines
