@@ -16,12 +16,12 @@ from tests.trees import build_camvid, build_cityscapes, build_folder, build_voc
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 CLASSES = {"cityscapes": 19, "voc": 21, "camvid": 11, "folder": 3}
 PHOTOGRAPHS = {"cityscapes": "leftImg8bit/val", "voc": "VOCdevkit/VOC2012/JPEGImages", "camvid": "test"}
+TAU = "ssl.tau: {low: 0.1, high: 0.9}"
 BUILD = {"cityscapes": build_cityscapes, "voc": build_voc, "camvid": build_camvid, "folder": build_folder}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
-def test_train_predict_and_tune_on_each_data_set(
+def test_train_and_predict_on_each_data_set(
     name: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -41,18 +41,22 @@ def test_train_predict_and_tune_on_each_data_set(
     assert result.code == 0, result
     assert len(list((here / "out/masks").rglob("*.png"))) == len(image_files(images))
 
-    axis = "data.labelled: {values: [2, 1]}" if name == "folder" else "ssl.tau: {low: 0.1, high: 0.9}"
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "axis"), [("folder", "data.labelled: {values: [2, 1]}"), ("voc", TAU)])
+def test_a_search_on_files(name: str, axis: str, tmp_path: Path) -> None:
+    data = (f"--train.data.name={name}", f"--train.data.root={BUILD[name](tmp_path / name)}")
+    here = tmp_path / "here"
+    here.mkdir()
     study = f"trials: 2\nsampler: random\nconfirm: {{top: 1, seeds: 1}}\nspace: {{{axis}}}\n"
-    flags = [word.replace("--data", "--train.data") for word in data]
+    flags = (*data, "--train.data.labelled=2", "--train.data.resize=[16,24]")
     result = run("harness.tune", write_space(here, study), "--name=s", *TINY_TRAIN, *flags, cwd=here)
     assert result.code == 0, result
     assert {one["state"] for one in records(here)} <= {"complete", "pruned"}
     assert "confirmed: test/miou" in result.out
-    for one in (*records(here), *records(here, "confirm")) if name == "folder" else ():
-        (path,) = here.glob(
-            f"runs/s/{'confirm' if 'seed' in one['values'] else 'trials'}/{one['number']:03d}/splits/labelled.txt"
-        )
-        labelled = path.read_text().splitlines()
+    for one in (*records(here), *records(here, "confirm")) if axis != TAU else ():
+        phase = "confirm" if "seed" in one["values"] else "trials"
+        labelled = (here / f"runs/s/{phase}/{one['number']:03d}/splits/labelled.txt").read_text().splitlines()
         assert len(labelled) == one["values"]["data.labelled"], "its axis changes the split, so it has lists of its own"
 
 
