@@ -2,17 +2,22 @@
 driver, and the answers back."""
 
 import time
+from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
 import torch
 from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 
 from classmix_core.workers import from_next_worker, mean_over_workers
 from harness.errors import RunFailed, TrialPruned
 from harness.training.context import Progress
+
+Outcome = tuple[dict[str, float] | None, RunFailed | None, str | None]
+"""Of a training: its last metrics, or why it cannot go on, or the traceback of what else went wrong."""
 
 
 @ray.remote(num_cpus=0)
@@ -61,8 +66,14 @@ class ProgressActor:
     def end(self, result: dict[str, float] | None, failure: RunFailed | None) -> None:
         self.result, self.failure = result, failure
 
-    def outcome(self) -> tuple[dict[str, float] | None, RunFailed | None, str | None]:
+    def outcome(self) -> Outcome:
         return self.result, self.failure, self.traceback
+
+
+def start_progress_actor() -> Any:
+    """On the node of this process, if it can be: on another it would die with that one, and the training for it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return ProgressActor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
 class RayTrainContext:

@@ -29,7 +29,7 @@ from ray.train.torch import TorchTrainer
 
 from harness.config.search import Resources
 from harness.distributed.connection import cluster_name, connected
-from harness.distributed.contexts import ProgressActor, RayTrainContext, RayTrialContext
+from harness.distributed.contexts import Outcome, RayTrainContext, RayTrialContext, start_progress_actor
 from harness.distributed.failures import final_reason, found_no_room, innermost, is_loss_of_worker
 from harness.distributed.waiting import hearing_signals, training_bundles, wait_for_room
 from harness.errors import (
@@ -137,7 +137,7 @@ def train_on_workers(
         while True:
             if address is not None:
                 wait_for_room(training_bundles(workers, gpus), say)
-            progress_actor = ProgressActor.remote()  # type: ignore[attr-defined]
+            progress_actor = start_progress_actor()
             trainer = build_trainer(
                 job,
                 progress_actor,
@@ -150,7 +150,8 @@ def train_on_workers(
             with polling(progress_actor, show):
                 error = fit(trainer)
             shutil.rmtree(job.folder / RAY_FILES, ignore_errors=True)
-            result, failure, bug = ray.get(progress_actor.outcome.remote())
+            outcome: Outcome = ray.get(progress_actor.outcome.remote())
+            result, failure, bug = outcome
             if failure is not None:
                 raise failure
             if error is None:
@@ -211,7 +212,7 @@ def train_trial_on_workers(job: TrainJob, resources: Resources, tell: Callable[[
         RunFailed: the training cannot go on.
         TrialPruned: `tell` said so.
     """
-    progress_actor = ProgressActor.remote()  # type: ignore[attr-defined]
+    progress_actor = start_progress_actor()
     trainer = build_trainer(
         job,
         progress_actor,

@@ -72,6 +72,21 @@ def stop(process: "subprocess.Popen[str]", number: int) -> Result:
 
 
 @pytest.mark.slow
+def test_of_two_trainings_that_wait_for_the_same_room_each_gets_it(address: str, tmp_path: Path) -> None:
+    """Both are given it at once, and one comes too late: it waits again."""
+    words = (*TINY, "--data.batch_labelled=4", "--data.batch_unlabelled=4", "--gpus=0", f"--address={address}")
+    with busy(address, 2):
+        waiting = [start("harness.train", *words, "--workers=2", f"--name={name}", cwd=tmp_path) for name in "ab"]
+        for process in waiting:
+            read_until(process, "waiting for 1 more CPU, 1 of 2 there")
+    for result in [finish(process) for process in waiting]:
+        assert (result.code, result.err) == (0, ""), result
+    alone = run("harness.train", *words, "--workers=1", "--name=c", cwd=tmp_path)
+    assert (alone.code, alone.err) == (0, ""), alone
+    assert statuses(tmp_path) == dict.fromkeys("abc", "FINISHED")
+
+
+@pytest.mark.slow
 def test_more_workers_than_cpus_are_refused_or_waited_for_until_the_cluster_has_grown(
     address: str, tmp_path: Path
 ) -> None:
@@ -98,21 +113,6 @@ def test_more_workers_than_cpus_are_refused_or_waited_for_until_the_cluster_has_
         result = finish(process)
     assert result.code == 0, result
     assert statuses(tmp_path) == {"a": "FINISHED"}
-
-
-@pytest.mark.slow
-def test_of_two_trainings_that_wait_for_the_same_room_each_gets_it(address: str, tmp_path: Path) -> None:
-    """Both are given it at once, and one comes too late: it waits again."""
-    words = (*TINY, "--data.batch_labelled=4", "--data.batch_unlabelled=4", "--gpus=0", f"--address={address}")
-    with busy(address, 2):
-        waiting = [start("harness.train", *words, "--workers=2", f"--name={name}", cwd=tmp_path) for name in "ab"]
-        for process in waiting:
-            read_until(process, "waiting for 1 more CPU, 1 of 2 there")
-    for result in [finish(process) for process in waiting]:
-        assert (result.code, result.err) == (0, ""), result
-    alone = run("harness.train", *words, "--workers=1", "--name=c", cwd=tmp_path)
-    assert (alone.code, alone.err) == (0, ""), alone
-    assert statuses(tmp_path) == dict.fromkeys("abc", "FINISHED")
 
 
 @pytest.mark.slow
