@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torchvision.io import write_jpeg, write_png
 
@@ -27,6 +28,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def generator() -> BatchGenerator:
     return BatchGenerator().manual_seed(20)
+
+
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    """torch.distributed's default group, of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ Shapes: L labelled, U unlabelled images, K classes, H W image.
 import copy
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -592,13 +593,21 @@ def assert_same_training(found: dict[str, Tensor], whole: dict[str, Tensor]) -> 
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def one_worker() -> list[dict[str, Tensor]]:
     """With as many threads as the workers: another order of sums moved one pixel across tau, and weights by 1e-4."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    trained = [train_combination(mix, weight, 0, 1) for mix, weight in COMBINATIONS]
-    torch.set_num_threads(threads)
+    with one_thread():
+        trained = [train_combination(mix, weight, 0, 1) for mix, weight in COMBINATIONS]
     start = group_network().state_dict()
     for (mix, weight), whole in zip(COMBINATIONS, trained, strict=True):
         assert any(not torch.allclose(start[name], whole[f"student.{name}"], atol=1e-3) for name in start)
@@ -608,11 +617,9 @@ def one_worker() -> list[dict[str, Tensor]]:
 
 
 def test_a_step_in_two_pieces_trains_the_same_weights(one_worker: list[dict[str, Tensor]]) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for (mix, weight), whole in zip(COMBINATIONS, one_worker, strict=True):
-        assert_same_training(train_combination(mix, weight, 0, 1, accumulate=2), whole)
-    torch.set_num_threads(threads)
+    with one_thread():
+        for (mix, weight), whole in zip(COMBINATIONS, one_worker, strict=True):
+            assert_same_training(train_combination(mix, weight, 0, 1, accumulate=2), whole)
 
 
 @pytest.mark.slow

@@ -1,11 +1,9 @@
 """DeepLab-v2: published size and cost on the meta device, geometry, and its two switches."""
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -98,14 +96,7 @@ def test_logits_are_the_resized_sum_of_the_first_branches(network: DeepLabV2, br
         assert torch.allclose(logits[:, :, *corner], expected[:, :, *corner], rtol=1e-4, atol=1e-5)
 
 
-@pytest.fixture
-def one_worker() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("group_of_one")
 def test_branches_that_do_not_count_get_no_gradient_and_data_parallelism_does_not_wait_for_one() -> None:
     model = DeepLabV2(CLASSES, aspp_branches=2).train()
     parallel = DistributedDataParallel(model)
