@@ -2,7 +2,6 @@
 and weights, metric, output folders."""
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from classmix_core.models import build_model
 from harness import run_dir
 from harness.cli.display import out, show_check, warn
 from harness.cli.options import CommonOptions
-from harness.config.batch_size import most_workers, require_divisible, used_sizes, with_batch_size
-from harness.config.parser import naming_keys, replace_flags
+from harness.config.batch_size import most_workers, require_divisible, train_command, used_sizes, with_batch_size
+from harness.config.parser import naming_keys
 from harness.config.search import Resources
 from harness.config.train import TrainConfig
 from harness.errors import UserError
@@ -56,8 +55,9 @@ def check_data_and_network(
             model = build_model(config.model, len(data.classes))
         if config.model.weights:
             out.print(str(load_weights_into(model, config.model.weights)), markup=False)
+    size = image_size(config.data, data)  # which may have to open an image
     for name, images in images_of_a_pass(config, workers).items():
-        check_batch_norm(model, images, image_size(config.data, data), name)
+        check_batch_norm(model, images, size, name)
 
 
 def images_of_a_pass(config: TrainConfig, workers: int) -> dict[str, int]:
@@ -145,11 +145,6 @@ def workers_and_gpus(config: TrainConfig, options: CommonOptions, words: Sequenc
         )
     require_divisible(config, workers, gpus, words)
     return workers, gpus
-
-
-def train_command(words: Sequence[str], flags: Mapping[str, object]) -> str:
-    """What was typed, with other flags."""
-    return shlex.join(["python", "-m", "harness.train", *replace_flags(words, flags)])
 
 
 def check_trial_resources(resources: Resources, options: CommonOptions) -> None:

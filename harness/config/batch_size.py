@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from harness.config.parser import replace_flags
@@ -65,17 +65,20 @@ def ways_out(config: TrainConfig, workers: int, gpus: int, words: Sequence[str])
     count |= {} if divides(config, fewer) else {"--accumulate": 1}
     sizes = used_sizes(config)
     count |= {f"--data.{name}": size for name, size in sizes.items() if name not in given}  # else they are smaller
-    command = ["python", "-m", "harness.train"]
-    same = f"the same training on fewer workers: {shlex.join([*command, *replace_flags(words, count)])}"
+    same = f"the same training on fewer workers: {train_command(words, count)}"
     if "--resume" in words:
         return same
     larger = {name: math.ceil(size / parts) * parts for name, size in sizes.items()}
     growth = max(larger[name] / sizes[name] for name in sizes)
     rate = config.optim.lr * (growth if config.optim.name == "sgd" else math.sqrt(growth))
     flags = {**{f"--data.{name}": size for name, size in larger.items()}, "--optim.lr": f"{rate:.4g}"}
-    other = shlex.join([*command, *replace_flags(words, flags)])
     law = "in proportion to the batch" if config.optim.name == "sgd" else "with the root of the batch"
     return (
         f"{same} or another one, with a larger batch for which optim.lr "
-        f"{config.optim.lr:g} was not tuned (as a rule it grows {law}): {other}"
+        f"{config.optim.lr:g} was not tuned (as a rule it grows {law}): {train_command(words, flags)}"
     )
+
+
+def train_command(words: Sequence[str], flags: Mapping[str, object]) -> str:
+    """What was typed, with other flags."""
+    return shlex.join(["python", "-m", "harness.train", *replace_flags(words, flags)])

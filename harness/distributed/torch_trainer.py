@@ -32,12 +32,7 @@ from harness.distributed.connection import cluster_name, connected
 from harness.distributed.contexts import Outcome, RayTrainContext, RayTrialContext, start_progress_actor
 from harness.distributed.failures import final_reason, found_no_room, innermost, is_loss_of_worker
 from harness.distributed.waiting import hearing_signals, training_bundles, wait_for_room
-from harness.errors import (
-    RunFailed,
-    TrainingError,
-    TrialPruned,
-    last_line,
-)
+from harness.errors import RunFailed, TrainingError, TrialPruned, last_line
 from harness.training import checkpoint
 from harness.training.context import Progress
 from harness.training.trainer import TrainJob, train
@@ -133,7 +128,7 @@ def train_on_workers(
         tries, began = 0, newest_step(job.folder)
         if address is not None:
             say(f"on {cluster_name()}")
-            os.environ.setdefault(STARTUP, "5")  # Ray waits in silence, and hears no Ctrl-C meanwhile
+            os.environ.setdefault(STARTUP, "5")  # Ray waits in silence
         while True:
             if address is not None:
                 wait_for_room(training_bundles(workers, gpus), say)
