@@ -25,6 +25,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_in_each_command() -> Iterator[None]:
+    """Commands that tests start share few cores, where threads of torch that wait for each other double their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
 @pytest.fixture
 def generator() -> BatchGenerator:
     return BatchGenerator().manual_seed(20)

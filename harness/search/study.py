@@ -80,8 +80,6 @@ class Study:
             self.interrupts.deferred = False
             self.interrupts.check()
             self.parent.load_logged_steps()
-            for name in [name for name in self.parent.known if name.startswith("cost/")]:
-                del self.parent.known[name]  # it grows also where the number of trials does not
             self.restart_failed()
             self.parent.note(self.provenance)
             self.parent.params(flatten(self.base) | flatten_search(self.search))

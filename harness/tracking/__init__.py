@@ -31,6 +31,8 @@ for _name in ("mlflow", "alembic"):  # after the import, which sets levels of it
 
 SYSTEM = "system/"
 """Prefix of the machine's figures."""
+COST = "cost/"
+"""Prefix of core- and GPU-hours, which grow also where a command gets no step further."""
 PARENT = "mlflow.parentRunId"
 TRIAL = "harness.trial_id"
 REASON = "harness.reason"
@@ -129,12 +131,12 @@ class Run:
             self.client.delete_tag(self.run_id, REASON)
 
     def load_logged_steps(self) -> None:
-        """Look up how far each curve goes: a run that goes on from a checkpoint comes by its last points again."""
+        """Look up how far each curve goes: a training that goes on from a checkpoint comes by its last points again."""
         names = self.client.get_run(self.run_id).data.metrics
         self.known = {
             name: max(point.step for point in self.client.get_metric_history(self.run_id, name))
             for name in names
-            if not name.startswith(SYSTEM)  # long, and not of the training
+            if not name.startswith((SYSTEM, COST))
         }
         images = self.client.list_artifacts(self.run_id, "images")
         self.images = {tuple(re.split(r"[+%]", Path(item.path).name)[:3:2]) for item in images}  # KEY+step+N+...

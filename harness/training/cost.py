@@ -6,14 +6,14 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-from harness.tracking import STORE_ERRORS, Run
+from harness.tracking import COST, STORE_ERRORS, Run
 from harness.training.context import TrainContext
 
 
 def cost(seconds: float, cores: float, gpus: float) -> dict[str, float]:
     """Metrics of a run, in hours."""
     hours = seconds / 3600
-    return {"cost/core_hours": hours * cores} | ({"cost/gpu_hours": hours * gpus} if gpus else {})
+    return {f"{COST}core_hours": hours * cores} | ({f"{COST}gpu_hours": hours * gpus} if gpus else {})
 
 
 class Cost:
