@@ -1,6 +1,7 @@
 """Studies in tests: a tiny space, and what the files and MLflow say of a study."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ train:
   data: {batch_labelled: 2, batch_unlabelled: 2}
   model: {width: 4, depth: 1}
 """
+ONE_AT_A_TIME = f"resources: {{cpus: {os.cpu_count()}}}\n"
+"""One process, which imports torch, Ray and MLflow once, where trials need not run beside each other."""
 SPACE = """
 start:
   - {ssl.tau: 0.968, optim.lr: 0.05}

@@ -3,7 +3,7 @@ result."""
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from harness.search.search_space import bounds, flatten_search, initial_points, 
 from harness.search.searcher import OptunaSampler, ResumableSearcher
 from harness.search.trial import TrialSetup
 from harness.search.trial_store import Phase, TrialRecord, TrialStore
-from harness.search.tuner import run_trials
+from harness.search.tuner import PhaseRun, run_phases
 from harness.tracking import STORE_ERRORS, one_line
 from harness.training.provenance import datasets
 
@@ -88,10 +88,16 @@ class Study:
                 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints the traceback of a failed trial
             verb = "resuming" if options.resume else "searching"
             tables.announce(verb, self.folder, self.search, self.total, self.longest, self.max_concurrent_trials)
-            self.run_search()
-            if not self.conclude_search():
-                self.fail("no trial got to a result", self.trials)
-            self.report_result()
+            sought: dict[Phase, str] = {"trials": self.search.metric, "confirm": self.test_metric}
+            given = self.base, self.folder, self.run_record, self.search.resources, sought, self.provenance
+            run_phases(TrialSetup(*given), self.phases(), self.interrupts, self.max_concurrent_trials)
+
+    def phases(self) -> Iterator[PhaseRun]:
+        """What runs, one after the other; the result is reported when the last is over."""
+        yield from self.run_search()
+        if not self.conclude_search():
+            self.fail("no trial got to a result", self.trials)
+        yield from self.report_result()
 
     @property
     def longest(self) -> int:
@@ -122,7 +128,7 @@ class Study:
 
     # -- the search ---------------------------------------------------------------------------------------------------
 
-    def run_search(self) -> None:
+    def run_search(self) -> Iterator[PhaseRun]:
         """All trials that have not ended yet."""
         search, store, started, before = self.search, self.trials, time.monotonic(), self.spent_seconds()
         left = float("inf") if search.budget_minutes is None else 60 * search.budget_minutes - before
@@ -136,7 +142,7 @@ class Study:
                 points=self.points,
                 records=store.records,
             )
-            self.tune(
+            yield from self.run_phase(
                 "trials",
                 search.metric,
                 sampler,
@@ -149,7 +155,7 @@ class Study:
                 assert time.monotonic() > started + left, "Ray Tune ended before its trials"
                 store.end(record, "pruned")
 
-    def tune(
+    def run_phase(
         self,
         phase: Phase,
         metric: str,
@@ -158,17 +164,15 @@ class Study:
         *,
         best: Callable[[], str],
         reported: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Let Tune run the trials of a phase."""
+    ) -> Iterator[PhaseRun]:
+        """The trials of a phase that have not ended."""
         store, search = scheduler.store, self.search
         total = self.total if phase == "trials" else len(store.records)
-        setup = TrialSetup(self.base, self.folder, self.run_record, search.resources, metric, phase, self.provenance)
         retries = search.retries
         searcher = ResumableSearcher(store, sampler, total, self.base.steps, scheduler.deadline, retries)
-        title = "search" if phase == "trials" else "confirm"
-        after_trial = partial(self.after_trial, phase)
-        with SearchProgress(title, store, metric, total, best, reported, after_trial, retries) as progress:
-            run_trials(setup, searcher, scheduler, progress, self.interrupts, self.max_concurrent_trials)
+        title, after = "search" if phase == "trials" else "confirm", partial(self.after_trial, phase)
+        with SearchProgress(title, store, metric, total, best, reported, after, retries) as progress:
+            yield PhaseRun(phase, searcher, scheduler, progress)
 
     def after_trial(self, phase: Phase, record: TrialRecord) -> None:
         """Log how many tries have failed, and the best so far as a curve over the number of trials that ended.
@@ -207,7 +211,7 @@ class Study:
 
     # -- the answer ---------------------------------------------------------------------------------------------------
 
-    def report_result(self) -> None:
+    def report_result(self) -> Iterator[PhaseRun]:
         """Find the best configuration, confirmed if that is wanted; print it and write best.yaml."""
         search, best = self.search, self.best()
         assert best is not None
@@ -222,7 +226,7 @@ class Study:
             self.print_result(f"best: {search.metric} {first.text} over {len(first.scores)} seeds", first.values)
             self.require_all_seeds(self.trials)
         elif search.confirm.wanted:
-            self.confirm()
+            yield from self.confirm()
         else:
             out.print(
                 f"not confirmed: {search.metric} is what the trials were chosen by, from one seed, and flatters the "
@@ -230,9 +234,13 @@ class Study:
             )
             self.print_result(f"best: {search.metric} {format_metric(best.metric)}", best.values)
 
-    def confirm(self) -> None:
+    @property
+    def test_metric(self) -> str:
+        return self.search.metric.replace("val/", "test/", 1)
+
+    def confirm(self) -> Iterator[PhaseRun]:
         """Run the best again, from new seeds, and score them on test."""
-        search, metric = self.search, self.search.metric.replace("val/", "test/", 1)
+        search, metric = self.search, self.test_metric
         self.parent.inputs(datasets(self.base, confirmation.check_test(self.base.data, self.folder)))
         self.parent.file(self.folder / run_dir.SPLITS / "test.txt", run_dir.SPLITS)
         plan(self.reruns, search, self.trials, self.base.seed, self.base.steps)
@@ -244,7 +252,7 @@ class Study:
             return f"{first.text} (trial {first.trial})" if first.scores else "-"
 
         if self.reruns.ended < total:
-            self.tune("confirm", metric, None, PruneAtReport(self.reruns, None), best=best_text)
+            yield from self.run_phase("confirm", metric, None, PruneAtReport(self.reruns, None), best=best_text)
         candidates = scored(search, self.trials, self.reruns)
         tables.show_candidates(search, candidates, metric)
         log_candidates(self.parent, self.folder / "confirm.csv", candidates, metric, self.reruns)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -33,6 +34,8 @@ SPLIT_KEYS = {
 """Axes over which the images of a role differ from trial to trial; else all trials use those of the study."""
 OWN_FAULTS = (TrainingError, UserError, InvalidValue, DataError)
 """After these a trial would fail again; after any other error, as after the death of its process, it is tried again."""
+PHASE = "phase"
+"""Under which Tune passes on the phase of a trial, beside its number."""
 FAILED, OWN_FAULT, NO_ROOM = "failed", "own_fault", "no_room"
 """Under which a trial reports why it failed, whether by its own fault, and whether the disk is full."""
 
@@ -45,19 +48,16 @@ class TrialSetup:
     folder: Path
     run_record: run_dir.RunRecord
     resources: Resources
-    metric: str
-    """What is sought."""
-    phase: Phase = "trials"
+    sought: Mapping[Phase, str]
+    """The metric that counts in each phase."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Tags of the command that runs the trials."""
 
-    def trial_folder(self, number: int) -> Path:
-        return self.folder / trial_name(self.phase, number)
 
-
-def run_trial(given: dict[str, int], setup: TrialSetup) -> None:
+def run_trial(given: Mapping[str, Any], setup: TrialSetup) -> None:
     """Train one configuration, reporting each evaluation; goes on from its checkpoint if it has one."""
-    folder = setup.trial_folder(given[NUMBER])
+    phase: Phase = given[PHASE]
+    folder = setup.folder / trial_name(phase, given[NUMBER])
     torch.set_num_threads(setup.resources.cpus)
     with trial_lock(folder):
         record = read_trial(folder)
@@ -66,13 +66,13 @@ def run_trial(given: dict[str, int], setup: TrialSetup) -> None:
         run, status = None, "FAILED"
         try:
             config = override(setup.base, record.values)
-            run = open_trial_run(setup, record.number, folder, config)
-            purpose: Purpose = "trial" if setup.phase == "trials" else "confirmation"
+            run = open_trial_run(setup, phase, record.number, config)
+            purpose: Purpose = "trial" if phase == "trials" else "confirmation"
             splits = setup.folder / run_dir.SPLITS
             job = TrainJob(config, folder, setup.run_record.tracking_uri, run.run_id, purpose, splits)
             if SPLIT_KEYS & record.values.keys():
                 job = with_own_splits(job, setup)
-            train_trial(job, setup, lambda metrics: report(metrics, setup.metric, folder))
+            train_trial(job, setup, lambda metrics: report(metrics, setup.sought[phase], folder))
             status = "FINISHED"
         except TrialPruned:
             status = "FINISHED"
@@ -150,9 +150,10 @@ def trial_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def open_trial_run(setup: TrialSetup, number: int, folder: Path, config: TrainConfig) -> Run:
+def open_trial_run(setup: TrialSetup, phase: Phase, number: int, config: TrainConfig) -> Run:
     """The MLflow run of a trial: a new one, or the one from before an interruption."""
-    run_record, name = setup.run_record, trial_name(setup.phase, number)
+    run_record, name = setup.run_record, trial_name(phase, number)
+    folder = setup.folder / name
     known = folder / MLFLOW_RUN
     if known.exists():
         run = Run(run_record.tracking_uri, known.read_text())
@@ -167,9 +168,9 @@ def open_trial_run(setup: TrialSetup, number: int, folder: Path, config: TrainCo
         run.note(setup.provenance)
     else:
         repeat = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')}"
-        tags = {PARENT: run_record.run_id, TRIAL: name, "harness.role": setup.phase, **repeated_by(repeat)}
+        tags = {PARENT: run_record.run_id, TRIAL: name, "harness.role": phase, **repeated_by(repeat)}
         tags |= setup.provenance
-        title = f"trial {number}" if setup.phase == "trials" else f"confirmation {number}"
+        title = f"trial {number}" if phase == "trials" else f"confirmation {number}"
         run = Run.create(run_record.tracking_uri, run_record.experiment_id, title, tags)
     run.params(flatten(config))
     write_text(known, run.run_id)

@@ -13,7 +13,7 @@ import torch
 from harness.training import checkpoint
 from tests.commands import TINY, TINY_TRAIN, TrainingOnTwo, finish, run, start, wait_for
 from tests.harness.test_train import statuses
-from tests.studies import SPACE, records, write_space
+from tests.studies import ONE_AT_A_TIME, SPACE, records, write_space
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def holds(process: psutil.Process, file: Path) -> bool:
 def test_a_training_whose_second_and_then_first_worker_is_killed_ends_with_the_weights_of_an_undisturbed_one(
     tmp_path: Path,
 ) -> None:
-    words = (*TINY[1:], "--gpus=0", "--workers=2", "--steps=400", "--eval_every=20", "--checkpoint_every=4")
+    words = (*TINY[1:], "--gpus=0", "--workers=2", "--steps=200", "--eval_every=20", "--checkpoint_every=4")
     assert run("harness.train", *words, "--name=calm", cwd=tmp_path).code == 0
     command = TrainingOnTwo(*words, "--name=r", cwd=tmp_path)
     for first in (False, True):
@@ -69,7 +69,7 @@ def test_a_trial_whose_process_stands_still_for_60_seconds_goes_on_after_them(tm
 
 def test_a_disk_that_is_full_for_a_trial_ends_the_study_in_one_line_and_a_resume_goes_on(tmp_path: Path) -> None:
     """Full: the system lets no file of the trial's process become as large as a checkpoint."""
-    space = write_space(tmp_path, f"trials: 2\nearly_stopping: null\nconfirm: {{top: 0}}\n{SPACE}")
+    space = write_space(tmp_path, f"trials: 2\nearly_stopping: null\nconfirm: {{top: 0}}\n{ONE_AT_A_TIME}{SPACE}")
     words = ("--train.steps=20", "--train.eval_every=10", "--train.checkpoint_every=1", "--train.model.width=64")
     command = start("harness.tune", space, *TINY_TRAIN[2:5], *words, "--name=s", cwd=tmp_path)
     lock = tmp_path / "runs/s/trials/000/lock"

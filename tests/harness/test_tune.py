@@ -13,7 +13,7 @@ from harness import tune
 from harness.tracking import TRIAL
 from harness.training.provenance import git_tags
 from tests.commands import ROOT, SPACE, assert_refused, call, run
-from tests.studies import BASE, artifacts, mlflow_runs, records, write_space
+from tests.studies import BASE, ONE_AT_A_TIME, artifacts, mlflow_runs, records, write_space
 
 SMOKE = ROOT / "search_spaces" / "smoke.yaml"
 ONE_AXIS = "space: {ssl.tau: {low: 0.3, high: 0.99}}"
@@ -181,7 +181,12 @@ space:
 
 @pytest.mark.slow
 def test_a_search_ends_soon_after_its_budget_and_says_that_it_is_not_confirmed(tmp_path: Path) -> None:
-    text = BASE.replace("24", "100000") + ONE_AXIS + "\ntrials: 50\nbudget_minutes: 0.25\nconfirm: {top: 0}\n"
+    text = (
+        BASE.replace("24", "100000")
+        + ONE_AXIS
+        + "\ntrials: 50\nbudget_minutes: 0.25\nconfirm: {top: 0}\n"
+        + ONE_AT_A_TIME
+    )
     result = run("harness.tune", write_space(tmp_path, text), "--name=s", cwd=tmp_path)
     assert result.code == 0, result
     assert "0.25 min at most" in result.out

@@ -11,7 +11,7 @@ from harness.search.confirmation import Candidate, by_mean, by_seed, chosen, pla
 from harness.search.trial_store import TrialStore
 from tests.commands import run
 from tests.conftest import random_image, random_label
-from tests.studies import BASE, mlflow_runs, records, write_space
+from tests.studies import BASE, ONE_AT_A_TIME, mlflow_runs, records, write_space
 
 LR: dict[str, dict[str, Any]] = {"optim.lr": {"low": 0.001, "high": 1.0}}
 START = [{"optim.lr": 0.1}]
@@ -157,7 +157,7 @@ def test_the_search_never_reads_test_and_the_confirmation_never_val(tmp_path: Pa
     data = "  data: {name: camvid, root: camvid, labelled: 4, batch_labelled: 2, batch_unlabelled: 2}"
     text = "\n".join(data if line.startswith("  data:") else line for line in BASE.replace("24", "4").splitlines())
     study = "trials: 2\nsampler: random\nconfirm: {top: 1, seeds: 1}\nspace: {ssl.tau: {low: 0.1, high: 0.9}}"
-    first = run("harness.tune", write_space(tmp_path, f"{text}\n{study}"), "--name=s", cwd=tmp_path)
+    first = run("harness.tune", write_space(tmp_path, f"{text}\n{study}\n{ONE_AT_A_TIME}"), "--name=s", cwd=tmp_path)
     assert first.code == 1, first
     assert "warning" in first.err
     assert first.err.count(str(root / "images/test")) == 2, "warned of before the search, refused after it"

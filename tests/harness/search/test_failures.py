@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from harness.search.searcher import DIED
 from harness.tracking import PARENT, REASON, TRIAL
 from tests.commands import finish, run, start, wait_for
-from tests.studies import BASE, artifacts, mlflow_runs, records, write_space
+from tests.studies import BASE, ONE_AT_A_TIME, artifacts, mlflow_runs, records, write_space
 
 GRID = """
 sampler: grid
@@ -38,7 +38,7 @@ def test_a_trial_whose_process_is_killed_goes_on_and_one_that_diverges_or_finds_
     tmp_path: Path,
 ) -> None:
     space = "space: {model.width: {values: [4, 100000]}, optim.lr: {values: [0.05, 1.0e+30]}}"
-    flag = write_space(tmp_path, f"{GRID}retries: 1\nresources: {{cpus: {os.cpu_count()}}}\n{BASE}{space}")
+    flag = write_space(tmp_path, f"{GRID}retries: 1\n{ONE_AT_A_TIME}{BASE}{space}")
     process = start("harness.tune", flag, "--name=s", cwd=tmp_path)
     kill_trial(tmp_path, process, "trials/000")
     result = finish(process)
@@ -72,7 +72,7 @@ def test_a_trial_whose_process_is_killed_goes_on_and_one_that_diverges_or_finds_
 @pytest.mark.slow
 def test_a_seed_that_is_lost_leaves_the_answer_incomplete_and_a_resumed_study_runs_it_again(tmp_path: Path) -> None:
     study = "trials: 1\nretries: 0\nconfirm: {top: 1, seeds: 2}\nspace: {optim.lr: {low: 0.01, high: 0.1}}"
-    flag = write_space(tmp_path, f"{study}\nresources: {{cpus: {os.cpu_count()}}}\n{BASE}")
+    flag = write_space(tmp_path, f"{study}\n{ONE_AT_A_TIME}{BASE}")
     process = start("harness.tune", flag, "--name=s", cwd=tmp_path)
     kill_trial(tmp_path, process, "confirm/000")
     first = finish(process)
@@ -95,7 +95,7 @@ def test_a_seed_that_is_lost_leaves_the_answer_incomplete_and_a_resumed_study_ru
 
 @pytest.mark.slow
 def test_when_all_trials_fail_the_command_fails_with_the_most_common_reason(tmp_path: Path) -> None:
-    flag = write_space(tmp_path, f"{GRID}{BASE}space: {{optim.lr: {{values: [1.0e+30, 1.0e+29]}}}}")
+    flag = write_space(tmp_path, f"{GRID}{ONE_AT_A_TIME}{BASE}space: {{optim.lr: {{values: [1.0e+30, 1.0e+29]}}}}")
     result = run("harness.tune", flag, "--name=s", cwd=tmp_path)
     assert result.code == 1, result
     assert "Traceback" not in result.out + result.err
@@ -137,7 +137,7 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
 def test_a_server_that_is_away_for_seconds_costs_no_trial_and_one_that_stays_away_ends_the_study_to_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flag = write_space(tmp_path, f"{GRID}{BASE}space: {{optim.lr: {{values: [0.05, 0.04, 0.03]}}}}")
+    flag = write_space(tmp_path, f"{GRID}{ONE_AT_A_TIME}{BASE}space: {{optim.lr: {{values: [0.05, 0.04, 0.03]}}}}")
     port = free_port()
     with mlflow_server(tmp_path, port) as uri:
         monkeypatch.setenv("HARNESS_MLFLOW_PATIENCE", "3")

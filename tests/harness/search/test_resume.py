@@ -13,6 +13,7 @@ from harness.tracking import TRIAL
 from tests.commands import finish, interrupt, run, start, wait_for
 from tests.studies import (
     BASE,
+    ONE_AT_A_TIME,
     artifacts,
     ended,
     mlflow_runs,
@@ -27,8 +28,7 @@ trials: 8
 sampler: tpe
 early_stopping: {{grace_steps: 8, reduction_factor: 2}}
 confirm: {{top: 1, seeds: 2}}
-resources: {{cpus: {os.cpu_count()}}}
-{BASE}
+{ONE_AT_A_TIME}{BASE}
 start:
   - {{ssl.tau: 0.968, ssl.ema_decay: 0.99, optim.lr: 0.05}}
 space:
@@ -89,7 +89,7 @@ def test_a_study_interrupted_at_any_moment_and_resumed_equals_a_straight_one(tmp
 
     process = resume(broken)
     wait_until_in_the_middle(broken, process, "trials", 5)
-    assert_said_how_to_go_on(process, signal.SIGINT, broken)
+    assert_said_how_to_go_on(process, signal.SIGTERM, broken)
     assert {number: ended(broken)[number] for number in before} == before, "no finished trial ran again"
     before = ended(broken)
 
@@ -97,11 +97,6 @@ def test_a_study_interrupted_at_any_moment_and_resumed_equals_a_straight_one(tmp
     wait_until_in_the_middle(broken, process, "confirm", 1)
     kill(process)
     confirmed = ended(broken, "confirm")
-
-    process = resume(broken)
-    wait_until_in_the_middle(broken, process, "confirm", 2)
-    assert_said_how_to_go_on(process, signal.SIGTERM, broken)
-    assert {number: ended(broken, "confirm")[number] for number in confirmed} == confirmed
 
     process = resume(broken)
     wait_for(lambda: is_held(broken / "runs/s/lock"), process)

@@ -14,7 +14,7 @@ from harness.run_dir import RunRecord, read_run_record, write_splits
 from harness.search.trial import TrialSetup, with_own_splits
 from harness.training.trainer import TrainJob
 from tests.commands import files, finish, run, start
-from tests.studies import BASE, records, wait_until_in_the_middle, without_time, write_space
+from tests.studies import BASE, ONE_AT_A_TIME, records, wait_until_in_the_middle, without_time, write_space
 from tests.trees import build_folder, label_more
 
 STUDY = f"""
@@ -22,8 +22,7 @@ trials: 4
 sampler: random
 early_stopping: null
 confirm: {{top: 1, seeds: 1}}
-resources: {{cpus: 2}}
-{BASE}
+{ONE_AT_A_TIME}{BASE}
 space:
   ssl.tau: {{low: 0.3, high: 0.99}}
 """
@@ -76,7 +75,7 @@ def test_a_trial_whose_axis_changes_the_split_keeps_the_images_that_it_first_sta
     root, folder = build_folder(tmp_path / "photos"), tmp_path / "trial"
     base = override(TrainConfig(), {"data.name": "folder", "data.root": str(root)})
     write_splits(tmp_path / "s", load_data(base.data))
-    setup = TrialSetup(base, tmp_path / "s", RunRecord("tune", "", "", ""), Resources(), "val/miou")
+    setup = TrialSetup(base, tmp_path / "s", RunRecord("tune", "", "", ""), Resources(), {"trials": "val/miou"})
     job = TrainJob(override(base, {"data.split_seed": 3}), folder, "", "", "trial")
     assert with_own_splits(job, setup).splits == folder / "splits"
 

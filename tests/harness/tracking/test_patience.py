@@ -25,7 +25,7 @@ from harness.tracking.patience import STORE_ERRORS, PatientClient, is_passing, o
 from harness.training import checkpoint
 from tests.commands import TINY, Result, finish, run, start, wait_for
 from tests.harness.test_train import statuses
-from tests.studies import BASE, records, write_space
+from tests.studies import BASE, ONE_AT_A_TIME, records, write_space
 
 LOCK = """
 import sqlite3, sys, time
@@ -236,7 +236,7 @@ def test_a_training_whose_store_becomes_read_only_ends_at_once_and_goes_on_when_
 def test_a_training_and_a_search_survive_a_store_that_is_locked_for_30_seconds(tmp_path: Path) -> None:
     """MLflow itself waits for 20 s, and for 5 in a process that opens the store."""
     assert run("harness.train", *TINY, "--name=first", cwd=tmp_path).code == 0, "makes the store"
-    grid = "sampler: grid\nearly_stopping: null\nconfirm: {top: 0}\nresources: {cpus: 1}\n"
+    grid = "sampler: grid\nearly_stopping: null\nconfirm: {top: 0}\n" + ONE_AT_A_TIME
     space = write_space(tmp_path, f"{grid}{BASE}space: {{optim.lr: {{values: [0.05, 0.04]}}}}")
     search = start("harness.tune", space, "--name=s", cwd=tmp_path)
     wait_for(lambda: list(tmp_path.glob("runs/s/trials/000/checkpoints/step_*[0-9]")), search)
