@@ -129,9 +129,9 @@ def workers_and_gpus(config: TrainConfig, options: CommonOptions, words: Sequenc
     if gpus > gpus_there:
         instead = {"--gpus": gpus_there} if gpus_there else {"--gpus": 0, "--workers": 2}
         raise UserError(
-            f"gpus: {gpus} asked for, but {where} has {gpus_there}; run: {train_command(words, instead)}"
-            + (" (CPU)" if not gpus_there else "")
-            + (", or add --wait to queue" if options.address else "")
+            f"gpus: {gpus} asked for, but {where} has {gpus_there}; "
+            + ("add --wait to queue, or " if options.address else "")
+            + f"run{'' if gpus_there else ' on CPU'}: {train_command(words, instead)}"
         )
     if config.gpus is None and config.workers is None and gpus > 1:
         gpus = most_workers(config, gpus)

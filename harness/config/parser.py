@@ -19,6 +19,8 @@ from harness.errors import UserError
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
+CONFIGURATIONS = ("--config", "--train")
+"""Flags whose value is a file that other flags override."""
 SHIPPED = {"--space": "search_spaces", "--config": "recipes", "--train": "recipes"}
 """Flags whose value may be the name of a file that comes with the harness, and the folder that holds those."""
 
@@ -32,7 +34,7 @@ class Parser(jsonargparse.ArgumentParser):
         Raises:
             UserError: an unknown key, a value of a wrong type, an unreadable file.
         """
-        words = with_shipped_files(sys.argv[1:] if args is None else args)
+        words = files_first(with_shipped_files(sys.argv[1:] if args is None else args))
         with self.errors_in_one_line(last_config_file(words), always=False):
             return self.parse_args(words)
 
@@ -128,6 +130,19 @@ def make_parser(command: str, description: str) -> Parser:
         allow_abbrev=False,
         version=__version__,
     )
+
+
+def files_first(words: Sequence[str]) -> list[str]:
+    """The words of a command line, the files of configurations before all else: flags win wherever they stand."""
+    files: list[str] = []
+    rest: list[str] = []
+    is_value = False
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        is_file = is_value or flag in CONFIGURATIONS
+        (files if is_file else rest).append(word)
+        is_value = flag in CONFIGURATIONS and not equals and not is_value
+    return files + rest
 
 
 def with_shipped_files(words: Sequence[str]) -> list[str]:

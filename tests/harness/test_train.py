@@ -174,9 +174,9 @@ def test_camvid_trains_and_reports_each_class(
 def test_more_gpus_than_there_are_is_refused_with_what_to_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     there = torch.cuda.device_count()
     result = call(train.main, capsys, f"--gpus={there + 8}")
-    assert_refused(result, here, str(there + 8), f"has {there}", "run: python -m harness.train --gpus")
+    assert_refused(result, here, str(there + 8), f"has {there}", "python -m harness.train --gpus")
     result = call(train.main, capsys, "--seed=3", "--gpus", str(there + 8), "--ssl.tau=0.5")
-    assert_refused(result, here, "run: python -m harness.train --seed=3 --ssl.tau=0.5 --gpus=")
+    assert_refused(result, here, "python -m harness.train --seed=3 --ssl.tau=0.5 --gpus=")
 
 
 def test_a_batch_that_the_workers_cannot_share_is_refused_with_two_commands(

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import harness
+from harness import train, tune
 from harness.config.parser import shipped_file, with_shipped_files
-from tests.commands import ROOT, run
+from tests.commands import ROOT, call, run
 
 SLOW = ("torch", "mlflow", "ray")
 COMMANDS = ("train", "tune", "predict", "ui")
@@ -97,6 +99,29 @@ def test_names_are_found_in_both_ways_to_write_a_flag_and_elsewhere_left_alone()
     space = str(ROOT / "search_spaces/smoke.yaml")
     words = ["--name", "smoke", "--space", "smoke", "--space=smoke", "--data.root=smoke"]
     assert with_shipped_files(words) == ["--name", "smoke", "--space", space, f"--space={space}", "--data.root=smoke"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--steps=7", "--config=FILE", "--optim.lr", "0.3"],
+        ["--steps", "7", "--config", "FILE", "--optim.lr=0.3"],
+        ["--config", "FILE", "--steps=7", "--optim.lr=0.3"],
+    ],
+)
+def test_flags_win_over_the_file_wherever_they_stand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    (tmp_path / "x.yaml").write_text("steps: 5\noptim: {lr: 0.1}\nseed: 3\n")
+    given = [word.replace("FILE", f"{tmp_path}/x.yaml") for word in words]
+    printed = yaml.safe_load(call(train.main, capsys, *given, "--print_config").out)
+    assert (printed["steps"], printed["optim"]["lr"], printed["seed"]) == (7, 0.3, 3)
+
+
+def test_flags_of_a_search_win_over_the_file_that_trials_share(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("steps: 5\nseed: 3\n")
+    parsed = tune.build_parser().read(["--train.steps=7", "--train", f"{tmp_path}/x.yaml", "--space=smoke"])
+    assert (parsed.train.steps, parsed.train.seed) == (7, 3)
 
 
 def test_a_path_with_blanks_is_read_and_named_in_errors(tmp_path: Path) -> None:
