@@ -30,7 +30,7 @@ class RunRecord:
     """run.json."""
 
     kind: str
-    """train or tune."""
+    """train, tune, or simulation, which cannot be resumed."""
     tracking_uri: str
     experiment_id: str
     run_id: str

@@ -2,14 +2,18 @@
 
     python -m harness.tune --space search_spaces/tau_ema.yaml [--trials N] [--train FILE] [--train.data.root DIR]
     python -m harness.tune --resume [--name STUDY]
+    python -m harness.tune --space tau_ema --simulate benchmarks/tables/scenes.npz
 
 Exit code: 0 done; 1 failed, 130 interrupted (both can be resumed); 2 refused input.
 """
 
 import dataclasses
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +27,14 @@ from harness.cli.exit_code import run_command
 from harness.cli.options import CommonOptions, add_common_options
 from harness.config.batch_size import require_divisible, with_batch_size
 from harness.config.parser import Parser, make_parser, naming
-from harness.config.search import Resources, SearchConfig, read_space
+from harness.config.search import Resources, SearchConfig, draws_splits, read_space
 from harness.config.train import TrainConfig, check_types, flatten, load_config, to_yaml, train_config
 from harness.errors import DONE, INTERRUPTED, UserError
 from harness.search.search_space import initial_points, search_parameters
 from harness.search.trial_store import MLFLOW_RUN
+
+SIMULATION = "simulation"
+"""Kind of a study over recorded trainings, which `--resume` does not find."""
 
 if TYPE_CHECKING:
     from classmix_core.data import Data
@@ -50,6 +57,12 @@ def build_parser(shared: TrainConfig | None = None) -> Parser:
     parser.add_argument(
         "--gpus-per-trial", type=float | None, help="GPUs of each trial, or a fraction, for the file's."
     )
+    parser.add_argument(
+        "--simulate",
+        type=str | None,
+        help="A table of recorded trainings (benchmarks/tables/*.npz): the whole study over these, in seconds, to try "
+        "settings of a search.",
+    )
     add_common_options(parser, "study")
     parser.add_class_arguments(TrainConfig, "train")
     if shared is not None:
@@ -69,6 +82,11 @@ def main(args: Sequence[str] | None = None) -> int:
             return run_study(search, base, folder, run_record, options, words)
     search, base, source = new_study(parsed, words)
     initial_points(search, search_parameters(search, base, source), source)  # refuses what cannot be searched
+    with naming(str(source)):
+        draws_splits(search, base.data)
+    if parsed.simulate is not None:
+        with run_dir.claim_folder(options.storage, options.name, SIMULATION) as folder:
+            return simulate_study(search, base, folder, Path(parsed.simulate), options, words)
     with run_dir.claim_folder(options.storage, options.name, "tune") as folder:
         return run_study(search, base, folder, None, options, words)
 
@@ -96,12 +114,10 @@ def run_study(
     from harness.training.provenance import provenance_tags
 
     preflight.check_trial_resources(search.resources, options)
-    searched = (folder / "trials.csv").is_file()  # then val is not needed any more, and test is read
     if options.resume:
-        preflight.check_same_images(base, folder, repeat_command(folder), ("test",) if searched else ("val", "test"))
-    if not searched:
-        stored = folder / run_dir.SPLITS if options.resume else None
-        preflight.check_data_and_network(base, search.resources.workers_per_trial, ("val",), stored)
+        preflight.check_same_images(base, folder, repeat_command(folder), ("val", "test"))
+    stored = folder / run_dir.SPLITS if options.resume else None
+    preflight.check_data_and_network(base, search.resources.workers_per_trial, ("val",), stored)
     if run_record is None:
         if search.confirm.wanted:
             preflight.warn_of_missing_test(base)
@@ -129,6 +145,30 @@ def run_study(
     except (KeyboardInterrupt, SystemExit):  # before the study began; the latter from Ray's own handler of SIGTERM
         say("interrupted before anything was begun; the same command starts it")
         return INTERRUPTED
+    return DONE
+
+
+def simulate_study(
+    search: SearchConfig, base: TrainConfig, folder: Path, table: Path, options: CommonOptions, words: Sequence[str]
+) -> int:
+    """A study over recorded trainings. It takes seconds, so it is begun anew and not resumed."""
+    from harness.cli.lifecycle import open_experiment
+    from harness.cli.signals import Interrupts
+    from harness.search.recorded import read_table
+    from harness.search.simulation import simulate_phases
+    from harness.search.study import Study
+    from harness.training.provenance import provenance_tags
+
+    recorded = read_table(table, search_parameters(search, base, folder), search.metric)
+    with Interrupts("stopping the simulation") as interrupts:
+        run_record = start_study(
+            search, base, folder, options.uri, open_experiment(options.uri, folder.name), SIMULATION
+        )
+        runner = partial(simulate_phases, recorded, base)
+        slots = max(1, (os.cpu_count() or 1) // search.resources.all_cpus)
+        again = f"python -m harness.tune {shlex.join(words)}"
+        tags = provenance_tags("harness.tune", words)
+        Study(search, base, folder, run_record, again, interrupts, slots, tags, runner).run(options)
     return DONE
 
 
@@ -173,7 +213,7 @@ def refuse_changes(parsed: Namespace) -> None:
     Raises:
         UserError: a flag would change the study that is resumed.
     """
-    for name in ("space", "trials", "gpus_per_trial", "tracking_uri"):
+    for name in ("space", "trials", "gpus_per_trial", "simulate", "tracking_uri"):
         value = getattr(parsed, name)
         if value is not None:
             flag = f"--{name.replace('_', '-')}"
@@ -190,7 +230,9 @@ def repeat_command(folder: Path) -> str:
     return f"python -m harness.tune --space {files[0]} --train {files[1]}"
 
 
-def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str, experiment: str) -> "RunRecord":
+def start_study(
+    search: SearchConfig, base: TrainConfig, folder: Path, uri: str, experiment: str, kind: str = "tune"
+) -> "RunRecord":
     """Write the study's files and make the parent run in an MLflow experiment."""
     from harness.training.dataloaders import load_data_once
 
@@ -201,18 +243,24 @@ def start_study(search: SearchConfig, base: TrainConfig, folder: Path, uri: str,
     except DataError:  # test need not be there yet: the confirmation stores its names
         data = load_data_once(base.data, ("val",))
     run_dir.write_splits(folder, data)
-    return create_parent(base, data, folder, uri, experiment)
+    return create_parent(base, data, folder, uri, experiment, kind)
 
 
-def create_parent(base: TrainConfig, data: "Data", folder: Path, uri: str, experiment: str) -> "RunRecord":
+def create_parent(
+    base: TrainConfig, data: "Data", folder: Path, uri: str, experiment: str, kind: str = "tune"
+) -> "RunRecord":
     """The parent run of a study, on record in its folder."""
     from harness import tracking
     from harness.training.provenance import datasets
 
-    tags = {**tracking.repeated_by(repeat_command(folder)), "harness.role": "search", tracking.FOLDER: str(folder)}
+    tags = {
+        **tracking.repeated_by(repeat_command(folder)),
+        "harness.role": "search" if kind == "tune" else kind,
+        tracking.FOLDER: str(folder),
+    }
     run = tracking.find_run(uri, experiment, folder) or tracking.Run.create(uri, experiment, folder.name, tags)
     run.inputs(datasets(base, data))
-    run_record = run_dir.RunRecord("tune", uri, experiment, run.run_id)
+    run_record = run_dir.RunRecord(kind, uri, experiment, run.run_id)
     run_record.write(folder)
     return run_record
 

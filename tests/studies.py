@@ -21,6 +21,7 @@ train:
 """
 ONE_AT_A_TIME = f"resources: {{cpus: {os.cpu_count()}}}\n"
 """One process, which imports torch, Ray and MLflow once, where trials need not run beside each other."""
+NO_BASELINE = "baseline: {trials: 0}\n"
 SPACE = """
 start:
   - {ssl.tau: 0.968, optim.lr: 0.05}

@@ -5,7 +5,8 @@ trials: 16                  seed: 0
 sampler: tpe                # or random, or grid
 early_stopping: {grace_steps: 100, reduction_factor: 2}     # or null
 budget_minutes: null                                       # stop searching after so long
-confirm: {top: 3, seeds: 3}                                # rerun the best, scored on test
+baseline: {trials: 4}                                      # without unlabelled images; 0: none
+confirm: {top: 4, seeds: [3, 8]}                           # rerun the best from so many new seeds, then report test
 resources: {cpus: 1, gpus: 0, workers: 1}                  # of each trial; gpus may be a fraction
 retries: 3                                                 # of a trial that failed by no fault of its own
 train: {steps: 500}                                        # TrainConfig that all trials share
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from classmix_core.config import DataConfig
 from classmix_core.errors import require
 from harness.config.parser import make_parser, naming
 from harness.config.train import from_mapping
@@ -30,6 +32,10 @@ from harness.errors import UserError
 
 TRIALS = 16
 """Of a search whose file does not say."""
+SPLIT_SEED, UNLABELLED_WEIGHT = "data.split_seed", "ssl.unlabelled_weight"
+"""Keys of TrainConfig that the search sets by itself."""
+OWN_TEST = ("scenes", "camvid", "cityscapes", "voc")
+"""Data sets whose test images are none of those that labelled ones are drawn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +53,46 @@ class EarlyStopping:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Confirm:
-    """What follows a search: its best and its start points at full length, from new seeds, scored on test."""
+class Baseline:
+    """Supervised training (`ssl.unlabelled_weight: 0`), searched over the axes that mean something there, and part of
+    the confirmation: what unlabelled images are worth is told by a baseline that was tuned as well."""
 
-    top: int = 3
-    """How many of the best, besides the start points; 0: no confirmation."""
-    seeds: int = 3
-    """Seeds of each: train.seed + 1, + 2 and so on; 0: no confirmation."""
+    trials: int | None = None
+    """How many configurations of it are tried. Unset: a quarter of `trials`; 0: no baseline."""
+
+    def __post_init__(self) -> None:
+        require(self.trials is None or self.trials >= 0, "trials", "trials >= 0", self.trials)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirm:
+    """What follows a search: a race of its best, its start points and the best baseline, at full length, from new
+    seeds. val decides it; test is reported, once, in the end."""
+
+    top: int = 4
+    """How many of the best take part, besides the start points and the baseline; 0: no confirmation."""
+    seeds: int | tuple[int, int] = (3, 8)
+    """The seeds that every one gets, and the most that one gets before the race is decided; one number: both. They are
+    train.seed + 1, + 2 and so on; 0: no confirmation."""
+    splits: bool | None = None
+    """Whether each seed draws labelled images of its own (`data.split_seed`), so that the answer does not depend on the
+    luck of one draw. Unset: where data.labelled is a part of a data set with a test set of its own."""
 
     def __post_init__(self) -> None:
         require(self.top >= 0, "top", "top >= 0", self.top)
-        require(self.seeds >= 0, "seeds", "seeds >= 0", self.seeds)
+        require(0 <= self.fewest <= self.most, "seeds", "0 <= fewest <= most, as in [3, 8]", self.seeds)
+
+    @property
+    def fewest(self) -> int:
+        return self.seeds if isinstance(self.seeds, int) else self.seeds[0]
+
+    @property
+    def most(self) -> int:
+        return self.seeds if isinstance(self.seeds, int) else self.seeds[1]
 
     @property
     def wanted(self) -> bool:
-        return self.top > 0 and self.seeds > 0
+        return self.top > 0 and self.fewest > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +144,7 @@ class SearchConfig:
     """ASHA's settings; null lets every trial run to its end."""
     budget_minutes: float | None = None
     """After so long no trial starts, and each that runs stops at its next evaluation; the confirmation comes on top."""
+    baseline: Baseline = field(default_factory=Baseline)
     confirm: Confirm = field(default_factory=Confirm)
     resources: Resources = field(default_factory=Resources)
     retries: int = 3
@@ -167,3 +199,17 @@ def search_config(values: Mapping[str, Any]) -> SearchConfig:
     given = [dict(point) for point in chosen.pop("start", [])]
     start = [point for number, point in enumerate(given) if point not in given[:number]]
     return dataclasses.replace(from_mapping(SearchConfig, chosen), start=start)
+
+
+def draws_splits(search: SearchConfig, config: DataConfig) -> bool:
+    """Whether each seed of the confirmation draws labelled images of its own.
+
+    Raises:
+        UserError: that is wanted of a data set where it would move images into or out of test, or change nothing.
+    """
+    part = config.name == "scenes" or config.labelled is not None
+    possible = config.name in OWN_TEST and part and config.split_file is None and SPLIT_SEED not in search.space
+    if search.confirm.splits and not possible:
+        rule = "true needs a data set with a test set of its own, of which data.labelled draws a part"
+        raise UserError(f"confirm.splits: {rule}, but got {config.name}, labelled {config.labelled}.")
+    return possible if search.confirm.splits is None else search.confirm.splits

@@ -1,54 +1,36 @@
-"""The confirmation of a search: its best and its start points at full length, from new seeds, scored on test."""
+"""The confirmation of a search: its best, its start points and the best baseline race from new seeds (`search.race`).
+val decides; test is reported, once, for the chosen one and what it is measured by."""
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any
+from typing import NamedTuple
 
 from classmix_core.config import DataConfig
 from classmix_core.data import Data, check_data, load_data
 from harness.cli.display import show_check
-from harness.config.search import SearchConfig
+from harness.config.search import SPLIT_SEED, SearchConfig
+from harness.config.train import TrainConfig, Values
 from harness.errors import UserError
 from harness.run_dir import SPLITS, read_splits, stored_roles, write_split
+from harness.search.race import Difference, Runner, Standing, choose, difference, noise, standing
 from harness.search.trial_store import TrialRecord, TrialStore
-from harness.tracking import Run
 from harness.training.dataloaders import load_data_once
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration and its scores."""
+    """A configuration that takes part in the race."""
 
-    values: Mapping[str, Any]
-    scores: Sequence[float]
-    """One a seed."""
-    trial: int = -1
-    """Of the search, if it comes from one."""
+    name: str
+    """Of the trial that found it, such as trials/007; start/1 of a start point that the search did not get to."""
+    values: Values
     searched: float | None = None
-    """What it reached there, on val."""
+    """What it reached in the search, on val."""
     start: bool = False
     """Whether it is a start point."""
-    failed: bool = False
-    """Whether a run of it failed by its own fault, from some seed."""
-
-    @property
-    def mean(self) -> float:
-        return fmean(self.scores) if self.scores else float("nan")
-
-    @property
-    def std(self) -> float | None:
-        """Of a sample (n - 1); None for one seed."""
-        return stdev(self.scores) if len(self.scores) > 1 else None
-
-    @property
-    def text(self) -> str:
-        if not self.scores:
-            return "failed"
-        spread = "" if self.std is None else f" +- {self.std:.3f}"
-        return f"{self.mean:.3f}{spread}"
+    baseline: bool = False
+    """Whether it trains without unlabelled images."""
 
 
 def ranked(search: SearchConfig, records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -57,17 +39,24 @@ def ranked(search: SearchConfig, records: Sequence[TrialRecord]) -> list[TrialRe
     return sorted(known, key=lambda one: (one.state != "complete", -search.sign * (one.metric or 0.0), one.number))
 
 
-def chosen(search: SearchConfig, trials: TrialStore) -> list[TrialRecord]:
-    """The trials to confirm: the best that ran to their end, then the start points that are not among them."""
+def candidates(search: SearchConfig, trials: TrialStore, baseline: TrialStore) -> list[Candidate]:
+    """The best that ran to their end, then the start points that are not among them, then the best baseline."""
     best = ranked(search, trials.records)
     complete = [record for record in best if record.state == "complete"] or best
-    picked: list[TrialRecord] = []
-    for record in complete:
-        if len(picked) < search.confirm.top and all(record.values != other.values for other in picked):
-            picked.append(record)
-    for record in start_points(search, trials):
+    starts = start_points(search, trials)
+    picked: list[Candidate] = []
+
+    def add(name: str, record: TrialRecord, start: bool) -> None:
         if all(record.values != other.values for other in picked):
-            picked.append(record)
+            picked.append(Candidate(name, record.values, record.metric, start))
+
+    for record in complete:
+        if len(picked) < search.confirm.top:
+            add(trials.name(record), record, any(record is one for one in starts))
+    for place, record in enumerate(starts):
+        add(trials.name(record) if record.number >= 0 else f"start/{place}", record, True)
+    for record in ranked(search, baseline.records)[:1]:
+        picked.append(Candidate(baseline.name(record), record.values, record.metric, baseline=True))
     return picked
 
 
@@ -76,6 +65,111 @@ def start_points(search: SearchConfig, trials: TrialStore) -> list[TrialRecord]:
     tried = trials.records[: len(search.start)]
     rest = [{key: values[key] for key in search.space} for values in search.start[len(tried) :]]
     return tried + [TrialRecord(-1, values, 0, "waiting") for values in rest]
+
+
+class Compared(NamedTuple):
+    """The chosen candidate beside another, by test."""
+
+    other: Candidate
+    by: Difference
+
+
+class Answer(NamedTuple):
+    """Of a confirmation, as far as it has got."""
+
+    ranked: Sequence[Candidate]
+    """Best first by val: who is still in the race before who has left it."""
+    chosen: Candidate
+    beaten: bool
+    """Whether every start point was beaten; else the best of those that were not is chosen."""
+    compared: Sequence[Compared]
+    """With the start points and the baseline."""
+
+
+class Confirmation:
+    """The race over the trials of a store.
+
+    Args:
+        splits: whether each seed draws labelled images of its own.
+    """
+
+    def __init__(
+        self, search: SearchConfig, base: TrainConfig, field: Sequence[Candidate], store: TrialStore, splits: bool
+    ) -> None:
+        self.search, self.base, self.field, self.store, self.splits = search, base, field, store, splits
+        self.seeds = [base.seed + 1 + number for number in range(search.confirm.most)]
+
+    def runs(self, one: Candidate) -> dict[int, TrialRecord]:
+        """Those that there are of a candidate, by seed."""
+        return {record.values["seed"]: record for record in self.store.records if record.of == one.name}
+
+    def runner(self, one: Candidate, role: str = "val") -> Runner:
+        """What a candidate has reached in the runs that have ended.
+
+        Args:
+            role: val or test.
+        """
+        metric, scores = self.search.metric.replace("val/", f"{role}/", 1), {}
+        runs = self.runs(one)
+        for seed, record in runs.items():
+            if record.ended:
+                value = record.metrics.get(metric) if record.state == "complete" else None
+                scores[seed] = None if value is None else self.search.sign * value
+        failed = any(record.own_fault for record in runs.values())
+        return Runner(scores, one.start or one.baseline, failed)
+
+    def runners(self, role: str = "val") -> list[Runner]:
+        return [self.runner(one, role) for one in self.field]
+
+    def standing(self) -> Standing:
+        return standing(self.runners(), self.seeds, self.search.confirm.fewest)
+
+    def enter(self) -> list[TrialRecord]:
+        """The runs of the round that is due, all at once. Asked again while its last ones are at work: the next run of
+        one of the first two, which are likely to need it, so that nothing stands idle."""
+        now = self.standing()
+        if now.decided:
+            return []
+        wanted = [(self.field[place], seed) for seed in self.seeds[: now.seeds] for place in now.inside]
+        missing = [(one, seed) for one, seed in wanted if seed not in self.runs(one)]
+        return [self.add(one, seed) for one, seed in missing or self.likely(now)]
+
+    def likely(self, now: Standing) -> list[tuple[Candidate, int]]:
+        """A run of the next round for one that is through with this one."""
+        runners = self.runners()
+        through = [place for place in now.inside if len(runners[place].scores) >= now.seeds and runners[place].known()]
+        through.sort(key=lambda place: -runners[place].mean)
+        following = self.seeds[now.seeds : now.seeds + 1]
+        found = [(self.field[place], seed) for place in through[:2] for seed in following]
+        return [(one, seed) for one, seed in found if seed not in self.runs(one)][:1]
+
+    def add(self, one: Candidate, seed: int) -> TrialRecord:
+        values = {**one.values, "seed": seed} | ({SPLIT_SEED: seed} if self.splits else {})
+        return self.store.add(values, int(values.get("steps", self.base.steps)), "waiting", of=one.name)
+
+    @property
+    def most_runs(self) -> int:
+        """That there can be in all, given who has left."""
+        now = self.standing()
+        left = 0 if now.decided else len(now.inside) * (len(self.seeds) - now.seeds)
+        return max(len(self.store.records), len(self.field) * self.search.confirm.fewest) + left
+
+    def answer(self) -> Answer | None:
+        """None: nobody has a score."""
+        runners, now = self.runners(), self.standing()
+        by_mean = sorted(range(len(runners)), key=lambda place: (not runners[place].known(), -runners[place].mean))
+        inside = [place for place in now.inside if runners[place].known()] if now.decided else []
+        inside = inside or [place for place in by_mean if runners[place].known() and not runners[place].failed]
+        if not inside:
+            return None
+        starts = [place for place, one in enumerate(self.field) if one.start]
+        best = choose(runners, inside, starts)
+        test = self.runners("test")
+        of, chosen = noise(test), self.field[best]
+        others = [place for place, one in enumerate(self.field) if (one.start or one.baseline) and place != best]
+        compared = [Compared(self.field[place], difference(test[best], test[place], of)) for place in others]
+        order = inside + [place for place in by_mean if place not in inside]
+        return Answer([self.field[place] for place in order], chosen, best == inside[0], compared)
 
 
 def check_test(config: DataConfig, folder: Path) -> Data:
@@ -101,79 +195,3 @@ def check_test(config: DataConfig, folder: Path) -> Data:
     data = load_data_once(config, ("test",), splits)
     show_check(check_data(data, config, ("test",)))
     return data
-
-
-def plan(store: TrialStore, search: SearchConfig, trials: TrialStore, seed: int, steps: int) -> None:
-    """Enter every rerun, seed by seed, so that an early look compares like with like."""
-    picked = chosen(search, trials)
-    for number in range(len(store.records), len(picked) * search.confirm.seeds):
-        record = picked[number % len(picked)]
-        values = {**record.values, "seed": seed + 1 + number // len(picked)}
-        store.add(values, int(values.get("steps", steps)), "waiting")
-
-
-def scored(search: SearchConfig, trials: TrialStore, store: TrialStore) -> list[Candidate]:
-    """The candidates with their scores so far, best first."""
-    picked, starts = chosen(search, trials), [record.values for record in start_points(search, trials)]
-    candidates = []
-    for place, record in enumerate(picked):
-        reruns = store.records[place :: len(picked)]
-        scores = [rerun.metric for rerun in reruns if rerun.state == "complete" and rerun.metric is not None]
-        start, failed = record.values in starts, any(rerun.own_fault for rerun in reruns)
-        candidates.append(Candidate(record.values, scores, record.number, record.metric, start, failed))
-    return by_mean(search, candidates)
-
-
-def by_seed(search: SearchConfig, records: Sequence[TrialRecord]) -> list[Candidate]:
-    """The points of a search over `seed` among others, each with the scores of its seeds, best first."""
-    points: dict[tuple[Any, ...], list[TrialRecord]] = {}
-    for record in records:
-        key = tuple(value for name, value in record.values.items() if name != "seed")
-        points.setdefault(key, []).append(record)
-    names = [name for name in search.space if name != "seed"]
-    candidates = []
-    for key, members in points.items():
-        scores = [one.metric for one in members if one.state == "complete" and one.metric is not None]
-        failed = any(one.own_fault for one in members)
-        candidates.append(Candidate(dict(zip(names, key, strict=True)), scores, failed=failed))
-    return by_mean(search, candidates)
-
-
-def by_mean(search: SearchConfig, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Best first; one that failed by its own fault from some seed comes after the others, one without scores last.
-
-    A run that was lost to a fault of the machine says nothing of its configuration, so the number of scores is no rank.
-    """
-    return sorted(
-        candidates, key=lambda one: (not one.scores, one.failed, -search.sign * one.mean if one.scores else 0.0)
-    )
-
-
-def write_candidates(path: Path, candidates: Sequence[Candidate]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "start", *candidates[0].values, "val", "mean", "std", "seeds"])
-        for one in candidates:
-            row = [one.trial, one.start, *one.values.values(), one.searched, one.mean, one.std, len(one.scores)]
-            writer.writerow(row)
-
-
-def log_candidates(parent: Run, path: Path, candidates: Sequence[Candidate], metric: str, store: TrialStore) -> None:
-    """The table as CSV; the winner's and the start point's figures as metrics of the parent, once no run is lost."""
-    write_candidates(path, candidates)
-    parent.file(path)
-    if not any(record.lost for record in store.records):
-        parent.metrics(0, candidate_figures(candidates, metric))
-        parent.flush()
-
-
-def candidate_figures(candidates: Sequence[Candidate], metric: str) -> dict[str, float]:
-    """Mean, deviation and number of seeds of the winner and the start point, as metrics by name."""
-    figures = {}
-    named = {"winner": candidates[0], "start": next((one for one in candidates if one.start), None)}
-    for name, one in named.items():
-        if one is not None and one.scores:
-            figures[f"{name}/{metric}/mean"] = one.mean
-            figures[f"{name}/{metric}/seeds"] = float(len(one.scores))
-            figures |= {} if one.std is None else {f"{name}/{metric}/std": one.std}
-    return figures

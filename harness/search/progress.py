@@ -17,8 +17,8 @@ class SearchProgress(LiveLines):
 
     Args:
         title: of the progress bar.
-        metric: sought; of val in the search, of test in the confirmation.
-        total: number of trials.
+        metric: sought.
+        total: how many trials there will be, at most.
         best: the best so far, as text.
         after_report: called at each report.
         after_trial: called with each trial that has ended, or whose try has failed, by `settle`.
@@ -30,7 +30,7 @@ class SearchProgress(LiveLines):
         title: str,
         store: TrialStore,
         metric: str,
-        total: int,
+        total: Callable[[], int],
         best: Callable[[], str],
         after_report: Callable[[], None] = lambda: None,
         after_trial: Callable[[TrialRecord], None] = lambda record: None,
@@ -48,7 +48,7 @@ class SearchProgress(LiveLines):
         """What a trial said that found the disk full: no other would get further."""
         self.start = time.monotonic()
         self.bar = live_bar(title)
-        self.task = self.bar.add_task(title, total=total)
+        self.task = self.bar.add_task(title, total=total())
         super().__init__(out, refresh_per_second=2)
 
     def started(self, number: int) -> None:
@@ -90,15 +90,15 @@ class SearchProgress(LiveLines):
         ended, taken = self.store.ended, time.monotonic() - self.start
         running = sum(record.step / record.steps for record in self.running.values())
         done = ended + running - self.before
-        left = format_seconds(taken / done * (self.total - ended - running)) if done > 0 else "-"
-        counts = [f"{ended}/{self.total} done"]
+        left = format_seconds(taken / done * (self.total() - ended - running)) if done > 0 else "-"
+        counts = [f"{ended}/{self.total()} done"]
         counts += [f"{count} {state}" for state in ("pruned", "failed") if (count := self.store.count(state))]
         return [", ".join(counts), f"left {left}", f"best {self.best()}"]
 
     def refresh(self) -> None:
         if self.live is None:
             return
-        self.bar.update(self.task, completed=self.store.ended)
+        self.bar.update(self.task, completed=self.store.ended, total=self.total())
         running = [Text(fit(describe(record, self.retries))) for record in self.running.values()]
         self.live.update(Group(*running, self.bar, Text(fit(self.status()))))
 

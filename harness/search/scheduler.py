@@ -64,10 +64,13 @@ class PruneAtReport(FIFOScheduler):
         self.store, self.search, self.deadline = store, search, deadline
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, float]) -> str:
-        record = self.store.records[trial.config[NUMBER]]
+        self.decide(self.store.records[trial.config[NUMBER]], result)
+        return TrialScheduler.CONTINUE
+
+    def decide(self, record: TrialRecord, result: dict[str, float]) -> None:
+        """Whether the trial shall end with this report."""
         if time.monotonic() > self.deadline or (self.search and self.falls_behind(self.search, record, result)):
             record.prune = True
-        return TrialScheduler.CONTINUE
 
     def falls_behind(self, search: SearchConfig, record: TrialRecord, result: dict[str, float]) -> bool:
         if search.early_stopping is None or STEP not in result or search.metric not in result:

@@ -70,6 +70,11 @@ def search_parameters(search: SearchConfig, base: TrainConfig, source: Path) -> 
     return found
 
 
+def supervised_axes(axes: Sequence[SearchParameter]) -> list[SearchParameter]:
+    """Those that mean something without unlabelled images."""
+    return [axis for axis in axes if not axis.key.startswith("ssl.") and axis.key != "data.batch_unlabelled"]
+
+
 def bounds(spec: Mapping[str, Any]) -> Sequence[Any]:
     return spec["values"] if "values" in spec else (spec["low"], spec["high"])
 

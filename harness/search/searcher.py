@@ -3,7 +3,7 @@ sampler draws."""
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optuna
@@ -42,6 +42,7 @@ class OptunaSampler:
     Args:
         points: tried first.
         records: known so far. Those that have not ended are asked for again, in their order.
+        fixed: values that every trial has besides.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class OptunaSampler:
         trials: int,
         points: Sequence[Mapping[str, Any]] = (),
         records: Sequence[TrialRecord] = (),
+        fixed: Mapping[str, Any] | None = None,
     ) -> None:
-        self.axes, self.sampler, self.seed = axes, sampler, seed
+        self.axes, self.sampler, self.seed, self.fixed = axes, sampler, seed, dict(fixed or {})
         self.startup = min(10, max(3, trials // 3))
         self.study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
         self.asked: dict[int, optuna.Trial] = {}
@@ -76,7 +78,7 @@ class OptunaSampler:
             self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
         trial = self.study.ask({axis.name: axis.distribution for axis in self.axes})
         self.asked[trial.number] = trial
-        return Suggestion(decode(self.axes, trial.params), trial.params)
+        return Suggestion(decode(self.axes, trial.params) | self.fixed, trial.params)
 
     def tell(self, record: TrialRecord) -> None:
         trial = self.asked.pop(record.number)
@@ -113,10 +115,11 @@ class ResumableSearcher(Searcher):
     sampler hears nothing of that: it is told how a trial ended once, for good.
 
     Args:
-        sampler: None: the store holds all trials from the start, as those of a confirmation.
+        sampler: None: the trials are entered into the store by others, as those of a confirmation.
         steps: length of a trial whose values do not set it.
         deadline: by time.monotonic(); after it no trial starts, or starts again.
         retries: how often a trial that failed by no fault of its own is tried again.
+        enter: enters more trials into the store, if it is time for them, and returns them.
     """
 
     def __init__(
@@ -127,10 +130,11 @@ class ResumableSearcher(Searcher):
         steps: int,
         deadline: float = float("inf"),
         retries: int = 0,
+        enter: Callable[[], list[TrialRecord]] = list,
     ):
         super().__init__()
         self.store, self.sampler, self.trials, self.steps = store, sampler, trials, steps
-        self.deadline, self.retries = deadline, retries
+        self.deadline, self.retries, self.enter = deadline, retries, enter
         self.due: dict[int, float] = {}
         """When, by time.monotonic(), a trial is tried again."""
         self.unfinished = [record for record in store.records if not record.ended]
@@ -154,6 +158,7 @@ class ResumableSearcher(Searcher):
         if due is not None:
             del self.due[due]
             return self.store.records[due]
+        self.unfinished = self.unfinished or self.enter()
         if self.unfinished:
             if self.sampler:
                 self.sampler.ask()

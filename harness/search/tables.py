@@ -5,13 +5,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import stdev
 
 from rich.markup import escape
 
 from harness.cli.display import format_metric, format_value, last_key, make_table, out
 from harness.config.search import SearchConfig
 from harness.run_dir import display_path
-from harness.search.confirmation import Candidate, ranked
+from harness.search.confirmation import Answer, Candidate, Confirmation, ranked
+from harness.search.race import Difference, Runner
 from harness.search.trial_store import TrialRecord, TrialStore
 from harness.training.cost import cost
 
@@ -95,42 +97,93 @@ def lost(records: Sequence[TrialRecord], what: str) -> str | None:
     return f"{count}; the most common reason, {most_common_reason(those)}"
 
 
-def show_candidates(search: SearchConfig, candidates: Sequence[Candidate], metric: str) -> None:
-    """Mean and standard deviation over the seeds, best first."""
-    axes = (last_key(key) for key in search.space)
-    table = make_table(f"confirmation: {metric} from new seeds", ("trial", *axes, search.metric, metric, "seeds"))
-    for place, one in enumerate(candidates):
-        trial = "start" + (f" ({one.trial})" if one.trial >= 0 else "") if one.start else str(one.trial)
-        values = [format_value(value) for value in one.values.values()]
-        row = [trial, *values, format_metric(one.searched), one.text, str(len(one.scores))]
-        table.add_row(*row, style="bold green" if place == 0 else None)
+def show_answer(search: SearchConfig, race: Confirmation, answer: Answer) -> None:
+    """Who took part, best first by val; test stands beside the chosen one, the start points and the baseline alone."""
+    axes, test = (last_key(key) for key in search.space), reported_metric(search)
+    table = make_table("confirmation, from new seeds", ("trial", *axes, search.metric, test, "seeds"))
+    reported = {answer.chosen.name, *(pair.other.name for pair in answer.compared)}
+    for one in answer.ranked:
+        runner = race.runner(one)
+        values = [format_value(one.values[key]) if key in one.values else "-" for key in search.space]
+        val = format_metric(search.sign * runner.mean if runner.known() else None)
+        scored = format_mean(search, race.runner(one, "test")) if one.name in reported else ""
+        row = [label(one), *values, val, scored, str(len(runner.known()))]
+        table.add_row(*row, style="bold green" if one.name == answer.chosen.name else None)
     out.print(table)
 
 
-def show_ablation(search: SearchConfig, candidates: Sequence[Candidate]) -> None:
-    """Points by mean and standard deviation over their seeds; over two axes, one across and one down."""
-    keys = [key for key in search.space if key != "seed"]
-    best, most = candidates[0], max(len(one.scores) for one in candidates)
-    title = f"{search.metric}, mean +- std over {most} seeds (where some failed, n = the others)"
-    if len(keys) == 2 and all("values" in search.space[key] for key in keys):
-        down, across = keys
-        values = search.space[across]["values"]
-        table = make_table(title, (f"{last_key(down)} / {last_key(across)}", *map(format_value, values)))
-        at = {(one.values[down], one.values[across]): one for one in candidates}
-        for row in search.space[down]["values"]:
-            cells = [at.get((row, column)) for column in values]
-            texts = ["-" if one is None else cell(one, best, most) for one in cells]
-            table.add_row(format_value(row), *texts)
-    else:
-        table = make_table(title, (*map(last_key, keys), search.metric, "seeds"))
-        for one in candidates:
-            texts = [format_value(one.values[key]) for key in keys]
-            style = "bold green" if one is best else None
-            table.add_row(*texts, one.text, str(len(one.scores)), style=style)
-    out.print(table)
+def label(one: Candidate) -> str:
+    """Of a candidate, in a table: 14, start (0), baseline."""
+    number = one.name.partition("/")[2].lstrip("0") or "0"
+    if one.baseline:
+        return "baseline"
+    if one.start:
+        return f"start ({number})" if one.name.startswith("trials/") else "start"
+    return number
 
 
-def cell(one: Candidate, best: Candidate, most: int) -> str:
-    """Its text, and how many seeds where some have failed."""
-    text = one.text if len(one.scores) in (0, most) else f"{one.text} (n={len(one.scores)})"
-    return f"[bold green]{text}[/]" if one is best else text
+def format_mean(search: SearchConfig, runner: Runner) -> str:
+    """Mean and standard deviation over the seeds."""
+    scores = list(runner.known().values())
+    if not scores:
+        return "failed"
+    spread = f" +- {stdev(scores):.3f}" if len(scores) > 1 else ""
+    return f"{search.sign * runner.mean:.3f}{spread}"
+
+
+def reported_metric(search: SearchConfig) -> str:
+    return search.metric.replace("val/", "test/", 1)
+
+
+def answer_lines(search: SearchConfig, answer: Answer) -> list[str]:
+    """What the comparisons on test say, each in a line."""
+    lines = []
+    for other, by in answer.compared:
+        what = "unlabelled images" if other.baseline else f"over {label(other)}"
+        worth = {"better": "they help", "worse": "they do harm"} if other.baseline else {}
+        lines.append(f"{what}: {format_difference(search, by)}, {worth.get(by.verdict, by.verdict)}")
+    return lines
+
+
+def format_difference(search: SearchConfig, by: Difference) -> str:
+    """A gain in points (hundredths of the metric), positive where the chosen one is better, with its interval."""
+    if by.mean != by.mean:
+        return "no seed in common"
+    low, high = 100 * (by.mean - by.reach), 100 * (by.mean + by.reach)
+    return f"{100 * by.mean:+.1f} points (95%: {low:.1f} to {high:.1f}; {by.seeds} seeds)"
+
+
+def write_answer(path: Path, race: Confirmation, answer: Answer) -> None:
+    """Every run of the race, by candidate and seed."""
+    metric, test = race.search.metric, reported_metric(race.search)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        keys = list(race.search.space)
+        writer.writerow(["place", "of", "start", "baseline", *keys, "seed", "state", metric, test])
+        for place, one in enumerate(answer.ranked, 1):
+            values = [one.values.get(key) for key in keys]
+            for seed, record in sorted(race.runs(one).items()):
+                scores = record.metrics.get(metric), record.metrics.get(test)
+                writer.writerow([place, one.name, one.start, one.baseline, *values, seed, record.state, *scores])
+
+
+def answer_figures(race: Confirmation, answer: Answer) -> dict[str, float]:
+    """The answer as metrics by name: means of the chosen, the start points and the baseline, and gains over these."""
+    search = race.search
+    figures: dict[str, float] = {}
+    test = reported_metric(search)
+    known = [("chosen", answer.chosen)]
+    for number, (other, by) in enumerate(answer.compared):
+        name = "baseline" if other.baseline else "start" if number == 0 else f"start_{number}"
+        known.append((name, other))
+        if by.mean == by.mean:
+            figures |= {f"gain_over_{name}/{test}": by.mean, f"gain_over_{name}/low": by.mean - by.reach}
+            figures[f"gain_over_{name}/high"] = by.mean + by.reach
+    for name, one in known:
+        for role, metric in (("val", search.metric), ("test", test)):
+            runner = race.runner(one, role)
+            if scores := list(runner.known().values()):
+                figures[f"{name}/{metric}/mean"] = search.sign * runner.mean
+                figures[f"{name}/{metric}/seeds"] = float(len(scores))
+                figures |= {f"{name}/{metric}/std": stdev(scores)} if len(scores) > 1 else {}
+    return {key: value for key, value in figures.items() if abs(value) != float("inf")}

@@ -16,12 +16,13 @@ from classmix_core.data import load_data
 from classmix_core.errors import DataError, InvalidValue
 from harness import run_dir
 from harness.atomic import write_text
-from harness.config.search import Resources
+from harness.cli.display import format_value, last_key
+from harness.config.search import SPLIT_SEED, UNLABELLED_WEIGHT, Resources
 from harness.config.train import TrainConfig, flatten, override, to_yaml
 from harness.errors import RunFailed, TrainingError, TrialPruned, UserError, first_cause, is_no_room
 from harness.search.searcher import NUMBER
-from harness.search.trial_store import MLFLOW_RUN, Phase, read_trial, trial_name
-from harness.tracking import PARENT, STORE_ERRORS, TRIAL, Run, children, one_line, repeated_by
+from harness.search.trial_store import MLFLOW_RUN, Phase, TrialRecord, read_trial, trial_name
+from harness.tracking import DESCRIPTION, PARENT, STORE_ERRORS, TRIAL, Run, children, one_line, repeated_by
 from harness.tracking.patience import MLFLOW_ERRORS
 from harness.training.context import TrialContext
 from harness.training.trainer import Purpose, TrainJob, train
@@ -34,6 +35,7 @@ SPLIT_KEYS = {
 """Axes over which the images of a role differ from trial to trial; else all trials use those of the study."""
 OWN_FAULTS = (TrainingError, UserError, InvalidValue, DataError)
 """After these a trial would fail again; after any other error, as after the death of its process, it is tried again."""
+TITLES: Mapping[Phase, str] = {"trials": "trial", "baseline": "baseline", "confirm": "confirmation"}
 PHASE = "phase"
 """Under which Tune passes on the phase of a trial, beside its number."""
 FAILED, OWN_FAULT, NO_ROOM = "failed", "own_fault", "no_room"
@@ -48,8 +50,8 @@ class TrialSetup:
     folder: Path
     run_record: run_dir.RunRecord
     resources: Resources
-    sought: Mapping[Phase, str]
-    """The metric that counts in each phase."""
+    metric: str
+    """What is sought, of val."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Tags of the command that runs the trials."""
 
@@ -66,13 +68,13 @@ def run_trial(given: Mapping[str, Any], setup: TrialSetup) -> None:
         run, status = None, "FAILED"
         try:
             config = override(setup.base, record.values)
-            run = open_trial_run(setup, phase, record.number, config)
-            purpose: Purpose = "trial" if phase == "trials" else "confirmation"
+            run = open_trial_run(setup, phase, record, config)
+            purpose: Purpose = "confirmation" if phase == "confirm" else "trial"
             splits = setup.folder / run_dir.SPLITS
             job = TrainJob(config, folder, setup.run_record.tracking_uri, run.run_id, purpose, splits)
             if SPLIT_KEYS & record.values.keys():
                 job = with_own_splits(job, setup)
-            train_trial(job, setup, lambda metrics: report(metrics, setup.sought[phase], folder))
+            train_trial(job, setup, lambda metrics: report(metrics, setup.metric, folder))
             status = "FINISHED"
         except TrialPruned:
             status = "FINISHED"
@@ -150,9 +152,9 @@ def trial_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def open_trial_run(setup: TrialSetup, phase: Phase, number: int, config: TrainConfig) -> Run:
+def open_trial_run(setup: TrialSetup, phase: Phase, record: TrialRecord, config: TrainConfig) -> Run:
     """The MLflow run of a trial: a new one, or the one from before an interruption."""
-    run_record, name = setup.run_record, trial_name(phase, number)
+    run_record, name = setup.run_record, trial_name(phase, record.number)
     folder = setup.folder / name
     known = folder / MLFLOW_RUN
     if known.exists():
@@ -169,9 +171,31 @@ def open_trial_run(setup: TrialSetup, phase: Phase, number: int, config: TrainCo
     else:
         repeat = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')}"
         tags = {PARENT: run_record.run_id, TRIAL: name, "harness.role": phase, **repeated_by(repeat)}
-        tags |= setup.provenance
-        title = f"trial {number}" if phase == "trials" else f"confirmation {number}"
-        run = Run.create(run_record.tracking_uri, run_record.experiment_id, title, tags)
+        tags |= {**setup.provenance, **confirmed_by(setup, record, tags[DESCRIPTION])}
+        run = Run.create(run_record.tracking_uri, run_record.experiment_id, title(phase, record), tags)
     run.params(flatten(config))
     write_text(known, run.run_id)
     return run
+
+
+def title(phase: Phase, record: TrialRecord) -> str:
+    """Of a run in MLflow's lists: which trial, and the values that set it apart."""
+    left_out = ("seed", SPLIT_SEED, UNLABELLED_WEIGHT)
+    values = ", ".join(
+        f"{last_key(key)} {format_value(value)}" for key, value in record.values.items() if key not in left_out
+    )
+    which = f"{TITLES[phase]} {record.number}"
+    if record.of:
+        which = f"{record.of.replace('/', ' ')} again, seed {record.values['seed']}"
+    return f"{which}: {values}" if values else which
+
+
+def confirmed_by(setup: TrialSetup, record: TrialRecord, description: str) -> dict[str, str]:
+    """Tags that lead from a run of the confirmation to the trial that it repeats."""
+    known = setup.folder / record.of / MLFLOW_RUN
+    if not record.of:
+        return {}
+    if not known.is_file():  # a start point that was not tried
+        return {"harness.of": record.of}
+    link = f"#/experiments/{setup.run_record.experiment_id}/runs/{known.read_text()}"
+    return {"harness.of": record.of, DESCRIPTION: f"{description}\n\nA new seed of [{record.of}]({link})"}

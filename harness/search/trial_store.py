@@ -1,7 +1,8 @@
 """What is known of each trial of a study, in files written as it becomes known: a resumed study goes on from them.
 
 STUDY/trials/007/trial.json      of the search
-STUDY/confirm/002/trial.json     of its confirmation
+STUDY/baseline/001/trial.json    of the search without unlabelled images
+STUDY/confirm/002/trial.json     of the confirmation
 """
 
 import shutil
@@ -15,7 +16,7 @@ from harness.atomic import read_json, write_json
 from harness.config.train import Values
 from harness.errors import UserError
 
-Phase = Literal["trials", "confirm"]
+Phase = Literal["trials", "baseline", "confirm"]
 State = Literal["waiting", "running", "complete", "pruned", "failed"]
 """Pruned: ended by early stopping or by the clock, before its last step."""
 FILE, MLFLOW_RUN = "trial.json", "mlflow_run_id"
@@ -50,6 +51,8 @@ class TrialRecord:
     """Why each try that failed did so."""
     own_fault: bool = False
     """Whether it failed by its own fault: it diverged, or its configuration or data were refused."""
+    of: str = ""
+    """The trial that a run of the confirmation repeats, such as trials/007."""
 
     @property
     def metric(self) -> float | None:
@@ -96,8 +99,10 @@ class TrialStore:
         steps: int,
         state: State = "running",
         sampler_params: Values | None = None,
+        of: str = "",
     ) -> TrialRecord:
-        record = TrialRecord(len(self.records), values, steps, state, sampler_params=dict(sampler_params or {}))
+        drawn = dict(sampler_params or {})
+        record = TrialRecord(len(self.records), values, steps, state, sampler_params=drawn, of=of)
         self.save(record)
         self.records.append(record)
         return record
@@ -128,6 +133,7 @@ class TrialStore:
                 "waiting",
                 seconds=record.seconds,
                 sampler_params=record.sampler_params,
+                of=record.of,
             )
             self.save(self.records[record.number])
 

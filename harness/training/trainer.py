@@ -29,7 +29,7 @@ from harness.training.train_metrics import TrainMetrics
 
 NETWORKS = ("student", "teacher")
 Purpose = Literal["run", "trial", "confirmation"]
-"""run: val as it goes, test in the end; trial: val alone; confirmation: test alone, after the last step."""
+"""run: val as it goes, test of its best step; trial: val alone; confirmation: val, and test after the last step."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TrainJob:
     @property
     def roles(self) -> tuple[Role, ...]:
         """What it may see besides what it learns from."""
-        return {"run": ("val", "test"), "trial": ("val",), "confirmation": ("test",)}[self.purpose]  # type: ignore[return-value]
+        return ("val",) if self.purpose == "trial" else ("val", "test")
 
 
 def train(job: TrainJob, context: TrainContext) -> dict[str, float]:
@@ -282,7 +282,7 @@ class Trainer:
                 self.log_result("val", matrix)
             case "confirmation":
                 matrix = self.count(self.data.test, self.evaluated)
-                self.metrics = self.evaluator.metrics("test", matrix)
+                self.metrics |= self.evaluator.metrics("test", matrix)
                 self.log_result("test", matrix)
         self.report()
 

@@ -10,7 +10,7 @@ from harness import predict, train
 from harness.config.train import TrainConfig, flatten, from_mapping, load_config, train_config
 from harness.inference.class_names import read_classes
 from tests.commands import ROOT, TINY, TINY_TRAIN, call, run
-from tests.studies import ONE_AT_A_TIME, records, write_space
+from tests.studies import NO_BASELINE, ONE_AT_A_TIME, records, write_space
 from tests.trees import build_camvid, build_cityscapes, build_folder, build_voc
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -48,7 +48,9 @@ def test_a_search_on_files(name: str, axis: str, tmp_path: Path) -> None:
     data = (f"--train.data.name={name}", f"--train.data.root={BUILD[name](tmp_path / name)}")
     here = tmp_path / "here"
     here.mkdir()
-    study = f"trials: 2\nsampler: random\nconfirm: {{top: 1, seeds: 1}}\nspace: {{{axis}}}\n{ONE_AT_A_TIME}"
+    study = (
+        f"trials: 2\nsampler: random\nconfirm: {{top: 1, seeds: 1}}\nspace: {{{axis}}}\n{NO_BASELINE}{ONE_AT_A_TIME}"
+    )
     flags = (*data, "--train.data.labelled=2", "--train.data.resize=[16,24]")
     result = run("harness.tune", write_space(here, study), "--name=s", *TINY_TRAIN, *flags, cwd=here)
     assert result.code == 0, result

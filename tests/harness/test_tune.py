@@ -4,6 +4,7 @@ import csv
 import os
 import re
 from pathlib import Path
+from statistics import fmean
 
 import optuna
 import pytest
@@ -95,43 +96,60 @@ def test_a_study_ends_with_a_confirmed_configuration_and_true_mlflow_states(tmp_
     assert {row["state"] for row in rows} == {"complete", "pruned"}, "early stopping is at work"
     assert {row["steps"] for row in rows if row["state"] == "complete"} == {"6"}
 
-    reruns = records(tmp_path, "confirm")
+    (baseline,), reruns = records(tmp_path, "baseline"), records(tmp_path, "confirm")
+    assert (baseline["values"], baseline["state"]) == ({"optim.lr": 0.05, "ssl.unlabelled_weight": 0.0}, "complete")
     best = max((row for row in rows if row["state"] == "complete"), key=lambda row: float(row["val/miou"]))
-    confirmed = [{key: value for key, value in one["values"].items() if key != "seed"} for one in reruns]
-    for wanted in (rows[0], best):
-        values = {key: float(wanted[key]) for key in ("ssl.tau", "optim.lr")}
-        assert confirmed.count(values) == 2, "the start point and the best, twice each"
-    assert {one["values"]["seed"] for one in reruns} == {1, 2}
+    raced = {"trials/000", f"trials/{int(best['trial']):03d}", "baseline/000"}
+    assert sorted((one["of"], one["values"]["seed"]) for one in reruns) == sorted(
+        (name, seed) for name in raced for seed in (1, 2)
+    ), "the start point, the best and the baseline, twice each"
+    assert all(one["values"]["data.split_seed"] == one["values"]["seed"] for one in reruns)
     assert {(one["state"], one["step"]) for one in reruns} == {("complete", 6)}
+    drawn = {one["number"]: (tmp_path / f"runs/s/confirm/{one['number']:03d}/splits/labelled.txt") for one in reruns}
+    lists = {one["values"]["seed"]: drawn[one["number"]].read_text() for one in reruns}
+    assert lists[1] != lists[2]
+    assert all(drawn[one["number"]].read_text() == lists[one["values"]["seed"]] for one in reruns)
     with (tmp_path / "runs/s/confirm.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert {row["seeds"] for row in table} == {"2"}
-    means = [float(row["mean"]) for row in table]
-    assert means == sorted(means, reverse=True)
+    assert sorted((row["of"], int(row["seed"])) for row in table) == sorted(
+        (one["of"], one["values"]["seed"]) for one in reruns
+    )
     written = yaml.safe_load((tmp_path / "runs/s/best.yaml").read_text())
-    assert (written["ssl"]["tau"], written["optim"]["lr"]) == (float(table[0]["ssl.tau"]), float(table[0]["optim.lr"]))
+    means = {
+        name: {key: fmean(float(row[f"{key}/miou"]) for row in table if row["of"] == name) for key in ("val", "test")}
+        for name in raced
+    }
+    chosen = {(one["values"].get("ssl.tau", 0.968), one["values"]["optim.lr"]): one["of"] for one in reruns}[
+        written["ssl"]["tau"], written["optim"]["lr"]
+    ]
     assert (written["steps"], written["seed"]) == (6, 0)
 
     parent, children = mlflow_runs(tmp_path)
     assert {item.info.status for item in (parent, *children)} == {"FINISHED"}
-    names = [
-        f"{phase}/{number:03d}" for phase, count in (("confirm", len(reruns)), ("trials", 4)) for number in range(count)
-    ]
+    counts = {"baseline": 1, "confirm": len(reruns), "trials": 4}
+    names = [f"{phase}/{number:03d}" for phase, count in counts.items() for number in range(count)]
     assert [item.data.tags[TRIAL] for item in children] == names
     for item in children:
         seen = {key.split("/")[0] for key in item.data.metrics}
-        scored = {"val"} if item.data.tags[TRIAL].startswith("trials") else {"test"}
+        scored = {"val", "test"} if item.data.tags[TRIAL].startswith("confirm") else {"val"}
         assert seen == {"train", "cost"} | scored
-    assert parent.data.metrics["winner/test/miou/mean"] == pytest.approx(means[0])
-    assert parent.data.metrics["start/test/miou/seeds"] == 2
+    figures = parent.data.metrics
+    assert figures["chosen/test/miou/mean"] == pytest.approx(means[chosen]["test"])
+    assert figures["chosen/val/miou/mean"] == pytest.approx(means[chosen]["val"])
+    gain = means[chosen]["test"] - means["baseline/000"]["test"]
+    assert figures["gain_over_baseline/test/miou"] == pytest.approx(gain)
+    assert figures["gain_over_baseline/low"] < gain < figures["gain_over_baseline/high"]
+    assert f"unlabelled images: {100 * gain:+.1f} points (95%: " in result.out
     command = f"python -m harness.tune --space={SMOKE} --name=s"
     known = ("harness.argv", "harness.versions", "mlflow.user", "mlflow.source.name", *git_tags(ROOT))
     for item in (parent, *children):
         assert item.data.tags["harness.argv"] == command
         assert [item.data.tags[name] for name in known] == [parent.data.tags[name] for name in known]
         roles = {one.tags[0].value for one in item.inputs.dataset_inputs}
-        expected = {"trials": {"val"}, "confirm": {"test"}, "": {"val", "test"}}
-        assert roles == {"labelled", "unlabelled"} | expected[item.data.tags.get(TRIAL, "").partition("/")[0]]
+        phase = item.data.tags.get(TRIAL, "").partition("/")[0]
+        supervised = item.data.params["ssl.unlabelled_weight"] == "0.0"
+        used = {"labelled", "val"} if supervised else {"labelled", "unlabelled", "val"}
+        assert roles == used | ({"test"} if phase in ("confirm", "") else set())
         assert item is parent or "harness.device" in item.data.tags
     total = sum(item.data.metrics["cost/core_hours"] for item in children)
     assert parent.data.metrics["cost/core_hours"] == pytest.approx(total, rel=0.3)
@@ -191,7 +209,7 @@ def test_a_search_ends_soon_after_its_budget_and_says_that_it_is_not_confirmed(t
     assert result.code == 0, result
     assert "0.25 min at most" in result.out
     assert "not confirmed" in result.out
-    assert "confirm: {top: 3, seeds: 3}" in result.out
+    assert "confirm: {top: 4, seeds: [3, 8]}" in result.out
     found = records(tmp_path)
     assert 1 <= len(found) < 50
     assert {one["state"] for one in found} == {"pruned"}

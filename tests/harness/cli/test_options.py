@@ -13,7 +13,7 @@ from harness import predict, train
 from harness.cli.options import CommonOptions, default_uri, sqlite_uri
 from harness.tracking import TRIAL, sqlite_file
 from tests.commands import TINY, TINY_TRAIN, call, run
-from tests.studies import ONE_AT_A_TIME, ended, write_space
+from tests.studies import NO_BASELINE, ONE_AT_A_TIME, ended, write_space
 
 ODD = "a?b #c %20 d"
 """Characters that mean something in a URL."""
@@ -82,7 +82,7 @@ def test_a_folder_of_any_name_keeps_its_store_and_its_artefacts(odd: Path, capsy
 @pytest.mark.slow
 def test_a_study_in_a_folder_of_any_name_logs_each_trial_there(odd: Path) -> None:
     space = "trials: 2\nconfirm: {top: 1, seeds: 1}\nspace: {ssl.tau: {low: 0.1, high: 0.9}}\n" + ONE_AT_A_TIME
-    result = run("harness.tune", write_space(odd, space), "--name=s", *TINY_TRAIN, cwd=odd)
+    result = run("harness.tune", write_space(odd, space + NO_BASELINE), "--name=s", *TINY_TRAIN, cwd=odd)
     assert result.code == 0, result
     assert {path.name for path in odd.iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlruns", "runs", "space.yaml"}
     assert list(odd.parent.iterdir()) == [odd], "nothing beside it"

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from harness.search.searcher import DIED
 from harness.tracking import PARENT, REASON, TRIAL
 from tests.commands import finish, run, start, wait_for
-from tests.studies import BASE, ONE_AT_A_TIME, artifacts, mlflow_runs, records, write_space
+from tests.studies import BASE, NO_BASELINE, ONE_AT_A_TIME, artifacts, mlflow_runs, records, write_space
 
 GRID = """
 sampler: grid
@@ -72,7 +72,7 @@ def test_a_trial_whose_process_is_killed_goes_on_and_one_that_diverges_or_finds_
 @pytest.mark.slow
 def test_a_seed_that_is_lost_leaves_the_answer_incomplete_and_a_resumed_study_runs_it_again(tmp_path: Path) -> None:
     study = "trials: 1\nretries: 0\nconfirm: {top: 1, seeds: 2}\nspace: {optim.lr: {low: 0.01, high: 0.1}}"
-    flag = write_space(tmp_path, f"{study}\n{ONE_AT_A_TIME}{BASE}")
+    flag = write_space(tmp_path, f"{study}\n{NO_BASELINE}{ONE_AT_A_TIME}{BASE}")
     process = start("harness.tune", flag, "--name=s", cwd=tmp_path)
     kill_trial(tmp_path, process, "confirm/000")
     first = finish(process)
@@ -90,7 +90,7 @@ def test_a_seed_that_is_lost_leaves_the_answer_incomplete_and_a_resumed_study_ru
     parent, children = mlflow_runs(tmp_path)
     assert {item.info.status for item in (parent, *children)} == {"FINISHED"}
     assert [item.data.tags[TRIAL] for item in children] == ["confirm/000", "confirm/001", "trials/000"]
-    assert parent.data.metrics["winner/test/miou/seeds"] == 2
+    assert parent.data.metrics["chosen/test/miou/seeds"] == 2
 
 
 @pytest.mark.slow

@@ -39,6 +39,9 @@ space:
 """One trial at a time, so that the order in which trials end, which TPE learns from, is the same each time."""
 
 
+PHASES = ("trials", "baseline", "confirm")
+
+
 def resume(folder: Path) -> "subprocess.Popen[str]":
     return start("harness.tune", "--resume", "--name=s", cwd=folder)
 
@@ -88,10 +91,10 @@ def test_a_study_interrupted_at_any_moment_and_resumed_equals_a_straight_one(tmp
     before = ended(broken)
 
     process = resume(broken)
-    wait_until_in_the_middle(broken, process, "trials", 5)
+    wait_until_in_the_middle(broken, process, "baseline", 1)
     assert_said_how_to_go_on(process, signal.SIGTERM, broken)
     assert {number: ended(broken)[number] for number in before} == before, "no finished trial ran again"
-    before = ended(broken)
+    before, supervised = ended(broken), ended(broken, "baseline")
 
     process = resume(broken)
     wait_until_in_the_middle(broken, process, "confirm", 1)
@@ -108,7 +111,8 @@ def test_a_study_interrupted_at_any_moment_and_resumed_equals_a_straight_one(tmp
     assert {number: ended(broken)[number] for number in before} == before
     assert {number: ended(broken, "confirm")[number] for number in confirmed} == confirmed
 
-    for phase in ("trials", "confirm"):
+    assert {number: ended(broken, "baseline")[number] for number in supervised} == supervised
+    for phase in PHASES:
         assert without_time(records(broken, phase)) == without_time(records(straight, phase)), phase
     assert len(records(broken)) == 8
     assert {one["state"] for one in records(broken)} == {"complete", "pruned"}
@@ -123,7 +127,7 @@ def assert_no_run_is_there_twice(folder: Path) -> None:
     parent, children = mlflow_runs(folder)
     assert {item.info.status for item in (parent, *children)} == {"FINISHED"}
     names = [item.data.tags[TRIAL] for item in children]
-    assert len(names) == len(set(names)) == len(records(folder)) + len(records(folder, "confirm"))
+    assert len(names) == len(set(names)) == sum(len(records(folder, phase)) for phase in PHASES)
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     for item in children:
         assert {"train/loss", "train/lr"} < set(item.data.metrics)

@@ -14,14 +14,14 @@ from harness.run_dir import RunRecord, read_run_record, write_splits
 from harness.search.trial import TrialSetup, with_own_splits
 from harness.training.trainer import TrainJob
 from tests.commands import files, finish, run, start
-from tests.studies import BASE, ONE_AT_A_TIME, records, wait_until_in_the_middle, without_time, write_space
+from tests.studies import BASE, NO_BASELINE, ONE_AT_A_TIME, records, wait_until_in_the_middle, without_time, write_space
 from tests.trees import build_folder, label_more
 
 STUDY = f"""
 trials: 4
 sampler: random
 early_stopping: null
-confirm: {{top: 1, seeds: 1}}
+{NO_BASELINE}confirm: {{top: 1, seeds: 1}}
 {ONE_AT_A_TIME}{BASE}
 space:
   ssl.tau: {{low: 0.3, high: 0.99}}

@@ -9,7 +9,7 @@ from harness.cli.display import out
 from harness.config.search import Confirm, SearchConfig
 from harness.errors import RunFailed
 from harness.search import tables
-from harness.search.confirmation import by_seed
+from harness.search.ablation import by_seed, show_ablation
 from harness.search.trial import report as tell
 from harness.search.trial_store import State, TrialRecord
 
@@ -29,7 +29,7 @@ def test_the_ablation_has_one_axis_down_and_one_across() -> None:
         for number, point in enumerate(points)
     ]
     with out.capture() as captured:
-        tables.show_ablation(search, by_seed(search, records))
+        show_ablation(search, by_seed(search, records))
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in captured.get().splitlines() if "│" in line]
     assert lines == [
         ["class", "0.050 +- 0.071", "0.250 +- 0.071", "-"],
