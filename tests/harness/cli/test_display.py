@@ -107,7 +107,7 @@ def test_the_lines_of_a_search_over_many_keys_fit_80_columns(
     store = TrialStore(tmp_path, "trials")
     for _ in range(3):
         store.add(dict(VALUES), 40000)
-    with SearchProgress("search", store, "val/miou", 100, lambda: "0.633 (trial 14)", retries=3) as one:
+    with SearchProgress("search", store, "val/miou", lambda: 100, lambda: "0.633 (trial 14)", retries=3) as one:
         for number in range(3):
             one.started(number)
             one.reported(number, {"step": 39950, "val/miou": 0.5, "time_total_s": 3600.0})
