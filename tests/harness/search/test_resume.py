@@ -91,15 +91,25 @@ def test_a_study_interrupted_at_any_moment_and_resumed_equals_a_straight_one(tmp
     before = ended(broken)
 
     process = resume(broken)
-    wait_until_in_the_middle(broken, process, "baseline", 1)
-    assert_said_how_to_go_on(process, signal.SIGTERM, broken)
+    wait_until_in_the_middle(broken, process, "trials", 5)
+    assert_said_how_to_go_on(process, signal.SIGINT, broken)
     assert {number: ended(broken)[number] for number in before} == before, "no finished trial ran again"
-    before, supervised = ended(broken), ended(broken, "baseline")
+    before = ended(broken)
+
+    process = resume(broken)
+    wait_until_in_the_middle(broken, process, "baseline", 1)
+    kill(process)
+    supervised = ended(broken, "baseline")
 
     process = resume(broken)
     wait_until_in_the_middle(broken, process, "confirm", 1)
     kill(process)
     confirmed = ended(broken, "confirm")
+
+    process = resume(broken)
+    wait_until_in_the_middle(broken, process, "confirm", 2)
+    assert_said_how_to_go_on(process, signal.SIGTERM, broken)
+    assert {number: ended(broken, "confirm")[number] for number in confirmed} == confirmed
 
     process = resume(broken)
     wait_for(lambda: is_held(broken / "runs/s/lock"), process)
