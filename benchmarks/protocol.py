@@ -24,10 +24,16 @@ from harness.cli.exit_code import run_command
 from harness.config.search import UNLABELLED_WEIGHT, Confirm, SearchConfig, read_space
 from harness.config.train import TrainConfig, check_types
 from harness.errors import DONE
-from harness.search.confirmation import Candidate, Confirmation, candidates
+from harness.search.confirmation import Answer, Candidate, Confirmation, candidates
 from harness.search.recorded import Recorded, read_table
 from harness.search.scheduler import PruneAtReport
-from harness.search.search_space import SearchParameter, initial_points, search_parameters, supervised_axes
+from harness.search.search_space import (
+    SearchParameter,
+    initial_points,
+    search_parameters,
+    supervised_axes,
+    supervised_points,
+)
 from harness.search.searcher import OptunaSampler
 from harness.search.trial_store import TrialRecord, TrialStore
 
@@ -82,13 +88,13 @@ def finish(recorded: Recorded, base: TrainConfig, store: TrialStore, record: Tri
     store.end(record, "complete")
 
 
-def raced(recorded: Recorded, race: Confirmation) -> Candidate:
+def raced(recorded: Recorded, race: Confirmation) -> Answer:
     while entered := race.enter():
         for record in entered:
             finish(recorded, race.base, race.store, record)
     answer = race.answer()
     assert answer is not None
-    return answer.chosen
+    return answer
 
 
 def once(recorded: Recorded, base: TrainConfig, field: Sequence[Candidate]) -> tuple[Candidate, float]:
@@ -109,12 +115,9 @@ def replay(
     """By way to confirm: what is chosen, its figure on test, the runs it took, and which intervals hold the truth."""
     total, points = initial_points(search, axes, folder)
     trials = search_once(recorded, search, base, axes, TrialStore(folder, "trials"), luck, total, points)
-    plain = supervised_axes(axes)
-    starts = [{axis.key: point[axis.key] for axis in plain} for point in search.start]
-    wanted = max(1, round(total / 4)) if search.baseline.trials is None else search.baseline.trials
-    baseline = TrialStore(folder, "baseline")
-    if wanted:
-        search_once(recorded, search, base, plain, baseline, luck, wanted, starts, {UNLABELLED_WEIGHT: 0.0})
+    plain, starts = supervised_axes(axes), supervised_points(search.start, axes)
+    wanted, baseline = search.baseline_trials(total), TrialStore(folder, "baseline")
+    search_once(recorded, search, base, plain, baseline, luck, wanted, starts[:wanted], {UNLABELLED_WEIGHT: 0.0})
     found: dict[str, tuple[Candidate, float, int, list[bool]]] = {}
     small = dataclasses.replace(search, confirm=Confirm(top=2, seeds=3))
     before = candidates(small, trials, TrialStore(folder, "confirm"))
@@ -124,13 +127,10 @@ def replay(
         one = dataclasses.replace(search, confirm=Confirm(top=search.confirm.top, seeds=seeds))
         place = candidates(one, trials, baseline)
         race = Confirmation(one, base, place, TrialStore(folder / name, "confirm"), splits=False)
-        chosen, test = raced(recorded, race), race.runners("test")
-        answer = race.answer()
-        assert answer is not None
-        truth = recorded.truth(chosen.values)
+        answer = raced(recorded, race)
+        chosen, truth = answer.chosen, recorded.truth(answer.chosen.values)
         covered = [abs(truth - recorded.truth(other.values) - by.mean) <= by.reach for other, by in answer.compared]
-        figure = test[place.index(chosen)].mean
-        found[name] = chosen, figure, len(race.store.records), covered
+        found[name] = chosen, race.runner(chosen, "test").mean, len(race.store.records), covered
     return found
 
 

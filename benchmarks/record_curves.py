@@ -31,14 +31,14 @@ from classmix_core.evaluate import evaluate
 from harness.cli.display import err
 from harness.cli.exit_code import run_command
 from harness.config.batch_size import with_batch_size
-from harness.config.search import read_space
+from harness.config.search import UNLABELLED_WEIGHT, read_space
 from harness.config.train import TrainConfig, Values, check_types, flatten, override
 from harness.errors import DONE, TrainingError, UserError
-from harness.search.search_space import SearchParameter, decode, search_parameters
+from harness.search.search_space import SearchParameter, decode, search_parameters, supervised_axes
 from harness.training.context import LocalContext
 from harness.training.trainer import Trainer, TrainJob
 
-BASELINE = {"ssl.unlabelled_weight": 0.0}
+BASELINE = {UNLABELLED_WEIGHT: 0.0}
 REPEATED = 3
 """How many of the best are repeated."""
 FIRST_SEED = 1000
@@ -93,17 +93,12 @@ def image_counts(trainer: Trainer, role: str, place: int) -> np.ndarray:
 
 def spread(axes: Sequence[SearchParameter], count: int) -> list[Values]:
     """So many points, spread evenly over ranges on the scale that they are drawn on."""
-    shares = qmc.Sobol(len(axes), rng=0).random_base2((count - 1).bit_length())[:count]
-    return [decode(axes, {axis.name: at(axis, share) for axis, share in zip(axes, row, strict=True)}) for row in shares]
-
-
-def at(axis: SearchParameter, share: float) -> float:
-    drawn = axis.distribution
-    if not isinstance(drawn, FloatDistribution):
-        raise UserError(f"space.{axis.key}: curves are recorded over ranges of real numbers, but got {drawn}.")
-    return float(
-        drawn.low * (drawn.high / drawn.low) ** share if drawn.log else drawn.low + (drawn.high - drawn.low) * share
-    )
+    for axis in axes:
+        if not isinstance(axis.distribution, FloatDistribution):
+            rule = "curves are recorded over ranges of real numbers"
+            raise UserError(f"space.{axis.key}: {rule}, but got {axis.distribution}.")
+    shares = qmc.Sobol(len(axes), rng=0).random_base2((count - 1).bit_length())[:count].tolist()
+    return [decode(axes, {axis.name: axis.drawn_at(at) for axis, at in zip(axes, row, strict=True)}) for row in shares]
 
 
 def final(path: Path) -> float:
@@ -129,7 +124,7 @@ def main(args: Sequence[str] | None = None) -> int:
         check_types(search.train, str(given.space)), {key: yaml.safe_load(text) for key, text in settings.items()}
     )
     axes = search_parameters(search, base, given.space)
-    plain_axes = [axis for axis in axes if not axis.key.startswith("ssl.")]
+    plain_axes = supervised_axes(axes)
     points = [*search.start, *spread(axes, given.curves - len(search.start))]
     baseline = [{**values, **BASELINE} for values in spread(plain_axes, given.baseline)]
     jobs = [(values, FIRST_SEED + number) for number, values in enumerate([*points, *baseline])]

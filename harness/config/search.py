@@ -171,6 +171,15 @@ class SearchConfig:
         rule = "confirm is {top: 0} where seed is an axis of space (it repeats each point already)"
         require(not (self.confirm.wanted and "seed" in self.space), "confirm", rule, self.confirm)
 
+    def baseline_trials(self, trials: int) -> int:
+        """Of the baseline of a search of so many trials."""
+        return max(1, round(trials / 4)) if self.baseline.trials is None else self.baseline.trials
+
+    @property
+    def reported_metric(self) -> str:
+        """The one that is sought, of test."""
+        return self.metric.replace("val/", "test/", 1)
+
     @property
     def sign(self) -> int:
         """1 where more of the metric is better, else -1."""

@@ -39,6 +39,11 @@ def ranked(search: SearchConfig, records: Sequence[TrialRecord]) -> list[TrialRe
     return sorted(known, key=lambda one: (one.state != "complete", -search.sign * (one.metric or 0.0), one.number))
 
 
+def best_of(search: SearchConfig, records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """None: none has a value."""
+    return next(iter(ranked(search, records)), None)
+
+
 def candidates(search: SearchConfig, trials: TrialStore, baseline: TrialStore) -> list[Candidate]:
     """The best that ran to their end, then the start points that are not among them, then the best baseline."""
     best = ranked(search, trials.records)
@@ -55,8 +60,9 @@ def candidates(search: SearchConfig, trials: TrialStore, baseline: TrialStore) -
             add(trials.name(record), record, any(record is one for one in starts))
     for place, record in enumerate(starts):
         add(trials.name(record) if record.number >= 0 else f"start/{place}", record, True)
-    for record in ranked(search, baseline.records)[:1]:
-        picked.append(Candidate(baseline.name(record), record.values, record.metric, baseline=True))
+    supervised = best_of(search, baseline.records)
+    if supervised is not None:
+        picked.append(Candidate(baseline.name(supervised), supervised.values, supervised.metric, baseline=True))
     return picked
 
 
@@ -109,7 +115,7 @@ class Confirmation:
         Args:
             role: val or test.
         """
-        metric, scores = self.search.metric.replace("val/", f"{role}/", 1), {}
+        metric, scores = self.search.reported_metric if role == "test" else self.search.metric, {}
         runs = self.runs(one)
         for seed, record in runs.items():
             if record.ended:

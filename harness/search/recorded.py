@@ -104,7 +104,7 @@ class Table:
 
     def encode(self, values: Mapping[str, Any]) -> Array:
         """float (1, A)."""
-        return np.array([[share(axis, values[axis.key]) for axis in self.axes]])
+        return np.array([[axis.share_of(values[axis.key]) for axis in self.axes]])
 
     # -- noise --------------------------------------------------------------------------------------------------------
 
@@ -123,15 +123,6 @@ class Table:
             return 0.0
         product = float(np.mean([off[a] * off[b] for a, b in pairs]))
         return min(max(product / float(off.var()), 0.0), 0.95)
-
-
-def share(axis: SearchParameter, value: Any) -> float:
-    """Where a value lies between the ends of its axis, 0 to 1."""
-    drawn, value = axis.distribution, axis.encode(value)
-    assert isinstance(drawn, FloatDistribution)
-    if drawn.log:
-        return float(np.log(value / drawn.low) / np.log(drawn.high / drawn.low))
-    return (value - drawn.low) / (drawn.high - drawn.low)
 
 
 class Recorded:
@@ -189,9 +180,7 @@ def is_helped(values: Mapping[str, Any]) -> bool:
     return bool(values.get(UNLABELLED_WEIGHT, 1.0))
 
 
-def read_table(
-    path: Path, axes: Sequence[SearchParameter], metric: str = "val/miou", luck: int = 0, val_size: int | None = None
-) -> Recorded:
+def read_table(path: Path, axes: Sequence[SearchParameter], metric: str = "val/miou") -> Recorded:
     """
     Raises:
         UserError: no such file, or none for this space or metric.
@@ -217,7 +206,7 @@ def read_table(
 
     def table(rows: Array, chosen: Sequence[SearchParameter]) -> Table:
         values = found["values"][rows]
-        inputs = [[share(axis, row[keys.index(axis.key)]) for axis in chosen] for row in values]
+        inputs = [[axis.share_of(row[keys.index(axis.key)]) for axis in chosen] for row in values]
         return Table(
             chosen,
             np.array(inputs),
@@ -230,4 +219,4 @@ def read_table(
         )
 
     without = table(whole & ~helped, supervised_axes(axes))
-    return Recorded(table(whole & helped, axes), without, luck, val_size)
+    return Recorded(table(whole & helped, axes), without)

@@ -13,7 +13,7 @@ from harness.config.train import TrainConfig, override, to_yaml
 from harness.errors import RunFailed
 from harness.search import plots, tables
 from harness.search.ablation import by_seed, show_ablation, write_points
-from harness.search.confirmation import Confirmation, ranked
+from harness.search.confirmation import Confirmation, best_of
 from harness.search.search_space import SearchParameter
 from harness.search.trial_store import TrialRecord, TrialStore
 from harness.tracking import Run
@@ -47,7 +47,7 @@ class Report:
         tables.show_trials(search, records, path)
         tables.write_trials(path, search, records)
         self.parent.file(path)
-        best = next(iter(ranked(search, records)), None)
+        best = best_of(search, records)
         if best is None:
             self.fail("no trial got to a result", store)
         if lost := tables.lost(records, "trials"):
@@ -102,7 +102,7 @@ class Report:
             out.print("nothing beat the start point, so that is what to train with")
         test = race.runner(answer.chosen, "test")
         score, seeds = tables.format_mean(search, test), len(test.known())
-        line = f"confirmed: {tables.reported_metric(search)} {score} over {seeds} seed(s)"
+        line = f"confirmed: {search.reported_metric} {score} over {seeds} seed(s)"
         self.result(line, answer.chosen.values, tables.answer_lines(search, answer))
         self.require_all_seeds(race.store)
 

@@ -43,6 +43,24 @@ class SearchParameter:
     def decode(self, value: Any) -> Any:
         return 1 - value if self.name != self.key else value
 
+    def drawn_at(self, share: float) -> float:
+        """What the sampler draws at a share, 0 to 1, of a range, on the scale that it is drawn on."""
+        low, high, log = self.ends
+        return low * (high / low) ** share if log else low + (high - low) * share
+
+    def share_of(self, value: Any) -> float:
+        """Where a value lies in the range, 0 to 1: the inverse of `drawn_at`, after `encode`."""
+        low, high, log = self.ends
+        drawn = self.encode(value)
+        return math.log(drawn / low) / math.log(high / low) if log else (drawn - low) / (high - low)
+
+    @property
+    def ends(self) -> tuple[float, float, bool]:
+        """Low, high and whether the scale is logarithmic, of a range."""
+        drawn = self.distribution
+        assert isinstance(drawn, FloatDistribution | IntDistribution)
+        return drawn.low, drawn.high, drawn.log
+
 
 def search_parameters(search: SearchConfig, base: TrainConfig, source: Path) -> list[SearchParameter]:
     """The axes of a search over `base`.
@@ -73,6 +91,12 @@ def search_parameters(search: SearchConfig, base: TrainConfig, source: Path) -> 
 def supervised_axes(axes: Sequence[SearchParameter]) -> list[SearchParameter]:
     """Those that mean something without unlabelled images."""
     return [axis for axis in axes if not axis.key.startswith("ssl.") and axis.key != "data.batch_unlabelled"]
+
+
+def supervised_points(points: Sequence[Values], axes: Sequence[SearchParameter]) -> list[Values]:
+    """What is left of start points without unlabelled images, each once."""
+    left = [{axis.key: point[axis.key] for axis in supervised_axes(axes)} for point in points]
+    return [point for place, point in enumerate(left) if point not in left[:place]]
 
 
 def bounds(spec: Mapping[str, Any]) -> Sequence[Any]:
@@ -161,12 +185,10 @@ def probes(axis: SearchParameter) -> list[Any]:
     drawn = axis.distribution
     if not isinstance(drawn, FloatDistribution | IntDistribution):
         return []
-    low, high = drawn.low, drawn.high
-    shares = [place / PROBES for place in range(1, PROBES)]
-    spaced = [low * (high / low) ** share if drawn.log else low + (high - low) * share for share in shares]
+    spaced = [axis.drawn_at(place / PROBES) for place in range(1, PROBES)]
     if isinstance(drawn, IntDistribution):
         whole = {round(value) + step for value in spaced for step in (0, 1)}
-        return sorted(value for value in whole if low < value < high)
+        return sorted(value for value in whole if drawn.low < value < drawn.high)
     return [axis.decode(value) for value in spaced]
 
 

@@ -140,9 +140,6 @@ class ResumableSearcher(Searcher):
         self.unfinished = [record for record in store.records if not record.ended]
         self.running: dict[str, TrialRecord] = {}
 
-    def set_search_properties(self, *args: object, **options: object) -> bool:
-        return True
-
     def suggest(self, trial_id: str) -> Any:
         """The number of the next trial; None: there is none now, but one may fail and be due again."""
         if time.monotonic() > self.deadline:
@@ -183,6 +180,3 @@ class ResumableSearcher(Searcher):
             self.store.end(record, "complete" if record.step >= record.steps else "pruned")
         if self.sampler:
             self.sampler.tell(record)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the store is on disk."""

@@ -10,6 +10,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from harness.cli.signals import Interrupts
+from harness.config.search import UNLABELLED_WEIGHT
 from harness.config.train import TrainConfig
 from harness.search.recorded import MadeUpRun, Recorded
 from harness.search.searcher import NUMBER
@@ -27,7 +28,6 @@ class MadeUpTrial:
 
     trial_id: str
     record: TrialRecord
-    run: MadeUpRun
     reports: Iterator[dict[str, float]]
 
 
@@ -58,9 +58,10 @@ def simulate_phases(
     while True:
         through.turn()
         given: Any = None
-        while len(working) < max_concurrent_trials and isinstance(
-            given := through.suggest(name := f"t{next(names)}"), dict
-        ):
+        while len(working) < max_concurrent_trials:
+            given = through.suggest(name := str(next(names)))
+            if not isinstance(given, dict):
+                break
             trial = start(recorded, base, through, name, given[NUMBER])
             heapq.heappush(working, (clock + SECONDS_A_STEP, next(order), trial, None))
         if not working:
@@ -86,9 +87,9 @@ def start(recorded: Recorded, base: TrainConfig, through: Phases, trial_id: str,
     record = store.records[number]
     through.now.progress.started(number)
     seed = record.values.get("seed", base.seed)
-    values = {"ssl.unlabelled_weight": base.ssl.unlabelled_weight} | record.values
+    values = {UNLABELLED_WEIGHT: base.ssl.unlabelled_weight} | record.values
     run = recorded.run(values, seed)
-    return MadeUpTrial(trial_id, record, run, reports(run, record, store.phase == "confirm"))
+    return MadeUpTrial(trial_id, record, reports(run, record, store.phase == "confirm"))
 
 
 def tell(through: Phases, trial: MadeUpTrial, report: dict[str, float]) -> None:

@@ -21,12 +21,7 @@ from harness.config.search import UNLABELLED_WEIGHT, SearchConfig, draws_splits
 from harness.config.train import TrainConfig, Values, flatten
 from harness.run_dir import RunRecord
 from harness.search import recovery, tables
-from harness.search.confirmation import (
-    Confirmation,
-    candidates,
-    check_test,
-    ranked,
-)
+from harness.search.confirmation import Confirmation, best_of, candidates, check_test
 from harness.search.progress import SearchProgress
 from harness.search.report import Report
 from harness.search.scheduler import PruneAtReport
@@ -37,6 +32,7 @@ from harness.search.search_space import (
     initial_points,
     search_parameters,
     supervised_axes,
+    supervised_points,
 )
 from harness.search.searcher import OptunaSampler, ResumableSearcher
 from harness.search.trial import TITLES, TrialSetup
@@ -138,8 +134,7 @@ class Study:
         """None where all trials do without unlabelled images, one where no axis means anything then."""
         if self.base.ssl.unlabelled_weight == 0 and UNLABELLED_WEIGHT not in self.search.space:
             return 0
-        wanted = self.search.baseline.trials
-        wanted = max(1, round(self.total / 4)) if wanted is None else wanted
+        wanted = self.search.baseline_trials(self.total)
         return wanted if supervised_axes(self.axes) else min(1, wanted)
 
     def restart_failed(self) -> None:
@@ -227,7 +222,7 @@ class Study:
         if record.state == "waiting" or record.lost:
             failures = sum(len(one.failures) for each in self.stores for one in each.records)
             self.parent.tags({"harness.failed_tries": str(failures)})
-        best = next(iter(ranked(self.search, store.records)), None)
+        best = best_of(self.search, store.records)
         if store is self.trials and record.ended and best is not None and best.state == "complete":
             assert best.metric is not None
             self.parent.metrics(store.ended, {f"best/{self.search.metric.removeprefix('val/')}": best.metric})
@@ -235,7 +230,7 @@ class Study:
 
     def best_text(self, store: TrialStore) -> Callable[[], str]:
         def text() -> str:
-            best = next(iter(ranked(self.search, store.records)), None)
+            best = best_of(self.search, store.records)
             return "-" if best is None else f"{format_metric(best.metric)} (trial {best.number})"
 
         return text
@@ -249,8 +244,7 @@ class Study:
             out.print("no baseline: nothing will be said of what unlabelled images are worth")
         if store.ended >= total:
             return
-        points = [{axis.key: point[axis.key] for axis in axes} for point in self.search.start]
-        points = [point for place, point in enumerate(points) if point not in points[:place]][:total]
+        points = supervised_points(self.search.start, self.axes)[:total]
         out.print(f"[bold]baseline[/]  {total} trials without unlabelled images")
         sampler = self.sampler(store, axes, total, points, {UNLABELLED_WEIGHT: 0.0})
         yield from self.run_phase(

@@ -99,7 +99,7 @@ def lost(records: Sequence[TrialRecord], what: str) -> str | None:
 
 def show_answer(search: SearchConfig, race: Confirmation, answer: Answer) -> None:
     """Who took part, best first by val; test stands beside the chosen one, the start points and the baseline alone."""
-    axes, test = (last_key(key) for key in search.space), reported_metric(search)
+    axes, test = (last_key(key) for key in search.space), search.reported_metric
     table = make_table("confirmation, from new seeds", ("trial", *axes, search.metric, test, "seeds"))
     reported = {answer.chosen.name, *(pair.other.name for pair in answer.compared)}
     for one in answer.ranked:
@@ -131,10 +131,6 @@ def format_mean(search: SearchConfig, runner: Runner) -> str:
     return f"{search.sign * runner.mean:.3f}{spread}"
 
 
-def reported_metric(search: SearchConfig) -> str:
-    return search.metric.replace("val/", "test/", 1)
-
-
 def answer_lines(search: SearchConfig, answer: Answer) -> list[str]:
     """What the comparisons on test say, each in a line."""
     lines = []
@@ -155,7 +151,7 @@ def format_difference(search: SearchConfig, by: Difference) -> str:
 
 def write_answer(path: Path, race: Confirmation, answer: Answer) -> None:
     """Every run of the race, by candidate and seed."""
-    metric, test = race.search.metric, reported_metric(race.search)
+    metric, test = race.search.metric, race.search.reported_metric
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         keys = list(race.search.space)
@@ -171,7 +167,7 @@ def answer_figures(race: Confirmation, answer: Answer) -> dict[str, float]:
     """The answer as metrics by name: means of the chosen, the start points and the baseline, and gains over these."""
     search = race.search
     figures: dict[str, float] = {}
-    test = reported_metric(search)
+    test = search.reported_metric
     known = [("chosen", answer.chosen)]
     for number, (other, by) in enumerate(answer.compared):
         name = "baseline" if other.baseline else "start" if number == 0 else f"start_{number}"
