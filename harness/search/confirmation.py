@@ -122,7 +122,7 @@ class Confirmation:
                 value = record.metrics.get(metric) if record.state == "complete" else None
                 scores[seed] = None if value is None else self.search.sign * value
         failed = any(record.own_fault for record in runs.values())
-        return Runner(scores, one.start or one.baseline, failed)
+        return Runner(scores, "baseline" if one.baseline else "start" if one.start else "candidate", failed)
 
     def runners(self, role: str = "val") -> list[Runner]:
         return [self.runner(one, role) for one in self.field]
@@ -163,19 +163,20 @@ class Confirmation:
     def answer(self) -> Answer | None:
         """None: nobody has a score."""
         runners, now = self.runners(), self.standing()
-        by_mean = sorted(range(len(runners)), key=lambda place: (not runners[place].known(), -runners[place].mean))
+        by_mean = sorted(
+            range(len(runners)), key=lambda at: (runners[at].failed, not runners[at].known(), -runners[at].mean)
+        )
         inside = [place for place in now.inside if runners[place].known()] if now.decided else []
         inside = inside or [place for place in by_mean if runners[place].known() and not runners[place].failed]
         if not inside:
             return None
-        starts = [place for place, one in enumerate(self.field) if one.start]
-        best = choose(runners, inside, starts)
+        best = choose(runners, inside)
         test = self.runners("test")
         of, chosen = noise(test), self.field[best]
         others = [place for place, one in enumerate(self.field) if (one.start or one.baseline) and place != best]
         compared = [Compared(self.field[place], difference(test[best], test[place], of)) for place in others]
         order = inside + [place for place in by_mean if place not in inside]
-        return Answer([self.field[place] for place in order], chosen, best == inside[0], compared)
+        return Answer([self.field[place] for place in order], chosen, not chosen.start, compared)
 
 
 def check_test(config: DataConfig, folder: Path) -> Data:

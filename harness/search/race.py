@@ -10,16 +10,19 @@ alone 4.3. Student's t, and not Wilcoxon's signed ranks, which cannot reach 5% (
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, nan, sqrt
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.stats import t
 
-RISK = 0.02
-"""A candidate is out when the seeds that are left would make it the first with a smaller probability."""
+BEATEN = 0.95
+"""How sure it must be, one-sided, that a start point is beaten, for something else to be chosen."""
+RISK = 0.03
+"""A candidate is out when it would win at the last seed with a smaller probability."""
 CONFIDENCE = 0.95
 """Of intervals."""
+Role = Literal["candidate", "start", "baseline"]
 Verdict = Literal["better", "worse", "not decided"]
 
 
@@ -29,13 +32,13 @@ class Runner:
 
     Args:
         scores: by seed, more is better; None of a run that was lost to a fault of the machine.
-        reference: what others are measured by (a start point, the baseline): in until the interval of its difference
-            from the first leaves out 0.
+        role: of a start point, others must show that they are better; the baseline wins nothing, but what it is worse
+            by is asked.
         failed: by its own fault, from some seed: it is out.
     """
 
     scores: Mapping[int, float | None] = field(default_factory=dict)
-    reference: bool = False
+    role: Role = "candidate"
     failed: bool = False
 
     def known(self, seeds: Sequence[int] | None = None) -> dict[int, float]:
@@ -58,15 +61,21 @@ class Noise(NamedTuple):
     freedom: int
     """Degrees of freedom of the estimate."""
 
-    def reach(self, seeds: int) -> float:
-        """Half the width of the interval of a mean difference over so many seeds."""
+    def reach(self, seeds: int, below: float = (1 + CONFIDENCE) / 2) -> float:
+        """Half the width of the interval of a mean difference over so many seeds.
+
+        Args:
+            below: the probability of all up to its upper end.
+        """
         if not seeds or not self.freedom:
             return inf
-        return float(t.ppf((1 + CONFIDENCE) / 2, self.freedom)) * self.std * sqrt(2 / seeds)
+        return float(t.ppf(below, self.freedom)) * self.std * sqrt(2 / seeds)
 
 
 def noise(runners: Sequence[Runner]) -> Noise:
-    """Of all runs, by least squares: candidates that left early count as far as they got."""
+    """Of all runs but the baseline's, by least squares: candidates that left early count as far as they got. Training
+    without unlabelled images is another thing, with noise of its own."""
+    runners = [one for one in runners if one.role != "baseline"]
     seeds = sorted({seed for one in runners for seed in one.known()})
     rows, scores = [], []
     for place, one in enumerate(runners):
@@ -102,10 +111,16 @@ class Difference(NamedTuple):
 
 
 def difference(one: Runner, other: Runner, of: Noise) -> Difference:
-    """How much better `one` is than `other`."""
+    """How much better `one` is than `other`. Its interval is the wider of two: by the noise of all, and by the pairs
+    alone, for two that answer to a seed in different ways, as training with and without unlabelled images does."""
     mine, its = one.known(), other.known()
     pairs = [mine[seed] - its[seed] for seed in mine if seed in its]
-    return Difference(fmean(pairs) if pairs else nan, of.reach(len(pairs)), len(pairs))
+    if not pairs:
+        return Difference(nan, inf, 0)
+    reach = of.reach(len(pairs))
+    if len(pairs) > 1:
+        reach = max(reach, Noise(stdev(pairs) / sqrt(2), len(pairs) - 1).reach(len(pairs)))
+    return Difference(fmean(pairs), reach, len(pairs))
 
 
 class Standing(NamedTuple):
@@ -142,39 +157,51 @@ def standing(runners: Sequence[Runner], seeds: Sequence[int], fewest: int) -> St
 def stay(runners: Sequence[Runner], inside: Sequence[int], seeds: Sequence[int], most: int) -> list[int]:
     """Who stays after a round, best first.
 
-    Were the race to go on to its last seed, the mean difference there would lie around that of today, with a spread of
-    noise * sqrt(2) * sqrt((most - n) / (most * n)) after n seeds. Who would overtake the first with a probability below
-    `RISK` goes home: with few seeds left even a small lead decides.
+    Were the race to go on to its last seed, a mean difference there would lie around that of today, with a spread of
+    noise * sqrt(2) * sqrt((most - n) / (most * n)) after n seeds (Student's t). From that follow the probabilities of
+    what the last seed would show. Below `RISK` it is not waited for: a candidate goes home that would not become the
+    first, or would not beat the start points; a start point that would be beaten. The baseline is not in the way of
+    anybody; it stays until its difference from the first is no longer open.
     """
-    so_far = [Runner(one.known(seeds), one.reference) for one in runners]
-    ranked = sorted(inside, key=lambda place: (-so_far[place].mean if so_far[place].known() else inf, place))
-    first, of = ranked[0], noise(so_far)
-    staying = [first]
-    for place in ranked[1:]:
-        lead = difference(so_far[first], so_far[place], of)
-        if not lead.seeds or not of.freedom:
-            staying.append(place)
-            continue
-        spread = of.std * sqrt(2 * (most - lead.seeds) / (most * lead.seeds)) if lead.seeds < most else 0.0
-        overtakes = float(t.sf(lead.mean / spread, of.freedom)) if spread else float(lead.mean == 0)
-        open_question = runners[place].reference and lead.verdict != "better"
-        if overtakes >= RISK or open_question:
-            staying.append(place)
-    return staying
+    so_far = [Runner(one.known(seeds), one.role) for one in runners]
+    of = noise(so_far)
+
+    def lead(one: int, other: int) -> Difference:
+        return difference(so_far[one], so_far[other], of)
+
+    def likely(by: Difference, wanted: float) -> bool:
+        """Whether the last seed may well show a mean difference above the wanted one."""
+        if not by.seeds or not of.freedom:
+            return True
+        spread = of.std * sqrt(2 * (most - by.seeds) / (most * by.seeds)) if by.seeds < most else 0.0
+        return float(t.sf((wanted - by.mean) / spread, of.freedom)) >= RISK if spread else by.mean >= wanted
+
+    racing = [place for place in inside if runners[place].role != "baseline"]
+    if not racing:
+        return list(inside)
+    racing.sort(key=lambda place: (-so_far[place].mean if so_far[place].known() else inf, place))
+    starts = [place for place in racing if runners[place].role == "start"]
+    needed = of.reach(most, BEATEN)
+    able = [place for place in racing if place in starts or all(likely(lead(place, one), needed) for one in starts)]
+    first = able[0]
+    beside = [place for place in able[1:] if likely(lead(place, first), -needed if place in starts else 0.0)]
+    baseline = [place for place in inside if place not in racing and lead(first, place).verdict == "not decided"]
+    return [first, *beside, *baseline]
 
 
-def choose(runners: Sequence[Runner], inside: Sequence[int], starts: Sequence[int]) -> int:
-    """The place of the runner to train with: the first, if no start point is left that it does not beat; else the best
-    of these.
+def choose(runners: Sequence[Runner], inside: Sequence[int]) -> int:
+    """The place of the runner to train with: the first, if no start point is left that it does not beat (with the
+    probability `BEATEN`); else the best of these.
 
     Args:
         inside: who is still in at the end, best first. A start point that is not was beaten when it left.
-        starts: places of the start points.
     """
-    of, first = noise(runners), inside[0]
-    unbeaten = [
-        place
-        for place in inside
-        if place in starts and difference(runners[first], runners[place], of).verdict != "better"
-    ]
-    return unbeaten[0] if unbeaten else first
+    of = noise(runners)
+    racing = [place for place in inside if runners[place].role != "baseline"] or list(inside)
+
+    def beats(place: int) -> bool:
+        by = difference(runners[racing[0]], runners[place], of)
+        return by.mean > of.reach(by.seeds, BEATEN)
+
+    unbeaten = [place for place in racing if runners[place].role == "start" and not beats(place)]
+    return unbeaten[0] if unbeaten else racing[0]

@@ -115,6 +115,19 @@ class Table:
         return np.asarray(off / np.sqrt(1 - leverage).reshape(-1, *[1] * (recorded.ndim - 1)))
 
     @cached_property
+    def noise_scale(self) -> float:
+        """The standard deviation of repeated runs over that of all residuals, which also hold what the interpolation
+        misses: by so much they are scaled. 1: nothing was repeated."""
+        last = self.curves[:, -1]
+        _, place, count = np.unique(self.inputs, axis=0, return_inverse=True, return_counts=True)
+        repeated = [last[place == number] for number in np.flatnonzero(count > 1)]
+        freedom = sum(len(runs) - 1 for runs in repeated)
+        if not freedom:
+            return 1.0
+        variance = sum(float(((runs - runs.mean()) ** 2).sum()) for runs in repeated) / freedom
+        return float(np.sqrt(variance / self.residuals(last).var()))
+
+    @cached_property
     def shared_by_seed(self) -> float:
         """Share of the noise's variance that runs of one seed have in common, by those that were repeated."""
         off = self.residuals(self.curves[:, -1])
@@ -151,7 +164,7 @@ class Recorded:
         test = table.score(np.arange(table.val_images, len(table.labelled)))
         own = table.score(self.val) - table.curves[:, -1]
         recorded = np.concatenate([table.curves + own[:, None], test[:, None]], axis=1)
-        return recorded, table.residuals(recorded)
+        return recorded, table.noise_scale * table.residuals(recorded)
 
     def truth(self, values: Mapping[str, Any]) -> float:
         """The true mean mIoU over seeds, on test."""

@@ -4,15 +4,21 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_rel
 
-from harness.search.race import Noise, Runner, choose, difference, noise, standing, stay
+from harness.search.race import Noise, Role, Runner, choose, difference, noise, standing, stay
 
 SEEDS = list(range(1, 9))
 
 
-def runners(scores: np.ndarray, *references: int) -> list[Runner]:
-    """One for each row, with the score of each seed from 1 on."""
+def runners(scores: np.ndarray, **roles: int) -> list[Runner]:
+    """One for each row, with the score of each seed from 1 on.
+
+    Args:
+        roles: the rows of the start point and of the baseline.
+    """
+    role_of: dict[int, Role] = {place: "start" if role == "start" else "baseline" for role, place in roles.items()}
     return [
-        Runner(dict(enumerate(row.tolist(), 1)), place in references) for place, row in enumerate(np.atleast_2d(scores))
+        Runner(dict(enumerate(row.tolist(), 1)), role_of.get(place, "candidate"))
+        for place, row in enumerate(np.atleast_2d(scores))
     ]
 
 
@@ -93,10 +99,32 @@ def test_a_round_is_not_judged_before_its_last_run_has_ended_and_never_again() -
     assert 2 not in standing([*some[:2], back], SEEDS, 3).inside, "what came after it had left does not count"
 
 
-def test_a_reference_stays_until_its_difference_is_decided() -> None:
+def test_the_baseline_stays_until_its_difference_is_decided() -> None:
     scores = np.array([[0.60, 0.62, 0.61], [0.55, 0.57, 0.63], [0.59, 0.60, 0.63]])
     assert 1 not in stay(runners(scores), [0, 1, 2], [1, 2, 3], most=4)
-    assert 1 in stay(runners(scores, 1), [0, 1, 2], [1, 2, 3], most=4)
+    assert 1 in stay(runners(scores, baseline=1), [0, 1, 2], [1, 2, 3], most=4)
+    scores[1] -= 0.2
+    assert 1 not in stay(runners(scores, baseline=1), [0, 1, 2], [1, 2, 3], most=4)
+
+
+def test_who_cannot_beat_the_start_point_any_more_goes_home() -> None:
+    scores = drawn([0.602, 0.60], 7, spread=0.01)
+    scores[0] += 0.602 - 0.6 - (scores[0] - scores[1]).mean()
+    assert stay(runners(scores), [0, 1], SEEDS[:7], most=8) == [0, 1]
+    assert stay(runners(scores, start=1), [0, 1], SEEDS[:7], most=8) == [1], "a lead that is too small in the end"
+    assert stay(runners(scores, start=1), [0, 1], SEEDS[:3], most=8) == [0, 1], "all is open yet"
+
+
+def test_a_start_point_goes_home_when_it_will_be_beaten() -> None:
+    scores = drawn([0.65, 0.60, 0.65], 5, spread=0.005)
+    assert stay(runners(scores, start=1), [0, 1, 2], SEEDS[:5], most=8) == [0, 2]
+
+
+def test_the_baseline_says_nothing_of_the_noise_of_others() -> None:
+    scores = drawn([0.5, 0.52, 0.4, 0.6], 5)
+    wild = scores.copy()
+    wild[2] = np.linspace(0, 1, 5)
+    assert noise(runners(wild, baseline=2)) == noise(runners(scores, baseline=2)) == noise(runners(scores[[0, 1, 3]]))
 
 
 def test_one_that_fails_by_its_own_fault_is_out_and_without_anyone_the_race_is_over() -> None:
@@ -116,9 +144,9 @@ def test_where_seeds_have_run_out_the_best_mean_comes_first() -> None:
 def test_the_start_point_is_what_to_train_with_unless_it_is_beaten(lead: float, place: int) -> None:
     scores = drawn([0.5, 0.5], 8, spread=0.001)
     scores[0] = scores[1] + lead + np.linspace(-0.001, 0.001, 8)
-    assert choose(runners(scores, 1), [0, 1], starts=[1]) == place
-    assert choose(runners(scores, 1), [0, 1], starts=[]) == 0
-    assert choose(runners(scores, 1), [0], starts=[1]) == 0, "it was beaten when it left"
+    assert choose(runners(scores, start=1), [0, 1]) == place
+    assert choose(runners(scores), [0, 1]) == 0
+    assert choose(runners(scores, start=1), [0]) == 0, "it was beaten when it left"
 
 
 def test_the_race_finds_the_winner_of_eight_seeds_in_95_of_100_with_less_than_60_of_100_runs() -> None:
