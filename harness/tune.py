@@ -63,6 +63,11 @@ def build_parser(shared: TrainConfig | None = None) -> Parser:
         help="A table of recorded trainings (benchmarks/tables/*.npz): the whole study over these, in seconds, to try "
         "settings of a search.",
     )
+    parser.add_argument(
+        "--warm-start",
+        type=str | None,
+        help="STUDY[,STUDY]: earlier studies, also of other data sets, whose trials inform this one.",
+    )
     add_common_options(parser, "study")
     parser.add_class_arguments(TrainConfig, "train")
     if shared is not None:
@@ -81,7 +86,12 @@ def main(args: Sequence[str] | None = None) -> int:
         with run_dir.run_lock(folder):
             return run_study(search, base, folder, run_record, options, words)
     search, base, source = new_study(parsed, words)
-    initial_points(search, search_parameters(search, base, source), source)  # refuses what cannot be searched
+    axes = search_parameters(search, base, source)
+    initial_points(search, axes, source)  # refuses what cannot be searched
+    if search.known or parsed.warm_start is not None:
+        from harness.search.warm_start import warm_started
+
+        search = warm_started(search, axes, source, parsed.warm_start, options.storage)
     with naming(str(source)):
         draws_splits(search, base.data)
     if parsed.simulate is not None:
@@ -213,7 +223,7 @@ def refuse_changes(parsed: Namespace) -> None:
     Raises:
         UserError: a flag would change the study that is resumed.
     """
-    for name in ("space", "trials", "gpus_per_trial", "simulate", "tracking_uri"):
+    for name in ("space", "trials", "gpus_per_trial", "simulate", "warm_start", "tracking_uri"):
         value = getattr(parsed, name)
         if value is not None:
             flag = f"--{name.replace('_', '-')}"

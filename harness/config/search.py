@@ -4,7 +4,8 @@ metric: val/miou            mode: max
 trials: 16                  seed: 0
 sampler: tpe                # or random, or grid
 early_stopping: {grace_steps: 100, reduction_factor: 2}     # or null
-budget_minutes: null                                       # stop searching after so long
+budget: {minutes: 30}                                      # of the search; also core_hours, gpu_hours
+stop: {patience: null}                                     # trials without a new best after which it ends
 baseline: {trials: 4}                                      # without unlabelled images; 0: none
 confirm: {top: 4, seeds: [3, 8]}                           # rerun the best from so many new seeds, then report test
 resources: {cpus: 1, gpus: 0, workers: 1}                  # of each trial; gpus may be a fraction
@@ -96,6 +97,36 @@ class Confirm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a search may take. Once it is spent no trial starts, and each that runs stops at its next evaluation;
+    baseline and confirmation come on top."""
+
+    minutes: float | None = None
+    """Wall time."""
+    core_hours: float | None = None
+    """Time of all trials, by the cores that each keeps from others."""
+    gpu_hours: float | None = None
+    """The same, by GPUs."""
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "core_hours", "gpu_hours"):
+            limit = getattr(self, name)
+            require(limit is None or limit > 0, name, f"{name} > 0", limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """When a search ends before its last trial, since no more gain is likely."""
+
+    patience: int | None = None
+    """After so many trials in a row without a new best no other starts; unset: never. Of use where `trials` is a
+    hundred or more (docs/protocol.md)."""
+
+    def __post_init__(self) -> None:
+        require(self.patience is None or self.patience >= 1, "patience", "patience >= 1", self.patience)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resources:
     """What each trial gets."""
 
@@ -142,8 +173,8 @@ class SearchConfig:
     """Optuna's tree-structured Parzen estimator, uniform sampling, or every combination of the axes' values."""
     early_stopping: EarlyStopping | None = field(default_factory=EarlyStopping)
     """ASHA's settings; null lets every trial run to its end."""
-    budget_minutes: float | None = None
-    """After so long no trial starts, and each that runs stops at its next evaluation; the confirmation comes on top."""
+    budget: Budget = field(default_factory=Budget)
+    stop: Stop = field(default_factory=Stop)
     baseline: Baseline = field(default_factory=Baseline)
     confirm: Confirm = field(default_factory=Confirm)
     resources: Resources = field(default_factory=Resources)
@@ -153,14 +184,17 @@ class SearchConfig:
     """TrainConfig that all trials share, as in a run configuration."""
     start: list[dict[str, Any]] = field(default_factory=list)
     """Points tried first; each gives every key of `space`."""
+    known: list[dict[str, Any]] = field(default_factory=list)
+    """Trials of other studies, which `--warm-start` puts here: every key of `space`, and `score`, what they reached, in
+    standard deviations of their study, more being better."""
     space: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Dotted key of TrainConfig to {low, high, scale} or {values}. With `seed` as an axis, results are mean +- std."""
 
     def __post_init__(self) -> None:
         require(self.metric.startswith("val/"), "metric", "metric is one of val (test is for reporting)", self.metric)
         require(self.trials is None or self.trials >= 1, "trials", "trials >= 1", self.trials)
-        budget = self.budget_minutes
-        require(budget is None or budget > 0, "budget_minutes", "budget_minutes > 0", budget)
+        rule = "gpu_hours is of trials on GPUs (resources: {gpus: 1}, or a fraction)"
+        require(self.budget.gpu_hours is None or self.resources.gpus > 0, "budget", rule, self.budget)
         require(self.retries >= 0, "retries", "retries >= 0", self.retries)
         require(bool(self.space), "space", "space names at least one key", self.space)
         rule = (
@@ -207,7 +241,8 @@ def search_config(values: Mapping[str, Any]) -> SearchConfig:
         chosen["early_stopping"] = dataclasses.asdict(chosen["early_stopping"])
     given = [dict(point) for point in chosen.pop("start", [])]
     start = [point for number, point in enumerate(given) if point not in given[:number]]
-    return dataclasses.replace(from_mapping(SearchConfig, chosen), start=start)
+    told = [dict(point) for point in chosen.pop("known", [])]
+    return dataclasses.replace(from_mapping(SearchConfig, chosen), start=start, known=told)
 
 
 def draws_splits(search: SearchConfig, config: DataConfig) -> bool:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from harness.cli.display import LiveLines, fit, format_metric, format_seconds, format_value, last_key, live_bar, out
 from harness.errors import NoRoom
+from harness.search.eta import TimeLeft
 from harness.search.trial import FAILED, NO_ROOM, OWN_FAULT
 from harness.search.trial_store import TrialRecord, TrialStore
 
@@ -20,6 +21,7 @@ class SearchProgress(LiveLines):
         metric: sought.
         total: how many trials there will be, at most.
         best: the best so far, as text.
+        time_left: of the whole study.
         after_report: called at each report.
         after_trial: called with each trial that has ended, or whose try has failed, by `settle`.
         retries: how often a trial may be tried again.
@@ -32,11 +34,12 @@ class SearchProgress(LiveLines):
         metric: str,
         total: Callable[[], int],
         best: Callable[[], str],
+        time_left: TimeLeft | None = None,
         after_report: Callable[[], None] = lambda: None,
         after_trial: Callable[[TrialRecord], None] = lambda record: None,
         retries: int = 0,
     ) -> None:
-        self.store, self.metric, self.total, self.best = store, metric, total, best
+        self.store, self.metric, self.total, self.best, self.time_left = store, metric, total, best, time_left
         self.after_report, self.after_trial, self.retries = after_report, after_trial, retries
         self.before = store.ended
         """Trials that had ended when a study was resumed; the time left counts from there."""
@@ -93,7 +96,9 @@ class SearchProgress(LiveLines):
         left = format_seconds(taken / done * (self.total() - ended - running)) if done > 0 else "-"
         counts = [f"{ended}/{self.total()} done"]
         counts += [f"{count} {state}" for state in ("pruned", "failed") if (count := self.store.count(state))]
-        return [", ".join(counts), f"left {left}", f"best {self.best()}"]
+        study = self.time_left.seconds() if self.time_left else None
+        whole = "" if study is None else f" (study {format_seconds(study)})"
+        return [", ".join(counts), f"left {left}{whole}", f"best {self.best()}"]
 
     def refresh(self) -> None:
         if self.live is None:

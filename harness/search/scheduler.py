@@ -5,8 +5,7 @@ and Ray Train workers that the trial has started would keep their resources. It 
 the trial ends by itself.
 """
 
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from ray.tune.execution.tune_controller import TuneController
@@ -55,13 +54,15 @@ class PruneAtReport(FIFOScheduler):
     The decision is saved together with the report that it is on (`search.progress`): both are known later, or neither.
 
     Args:
-        search: None: trials end early by the clock alone.
-        deadline: by time.monotonic(); each trial ends at its first report after it.
+        search: None: trials end early by the budget alone.
+        spent: whether the budget is; each trial ends at its first report after that.
     """
 
-    def __init__(self, store: TrialStore, search: SearchConfig | None, deadline: float = float("inf")) -> None:
+    def __init__(
+        self, store: TrialStore, search: SearchConfig | None, spent: Callable[[], bool] = lambda: False
+    ) -> None:
         super().__init__()
-        self.store, self.search, self.deadline = store, search, deadline
+        self.store, self.search, self.spent = store, search, spent
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, float]) -> str:
         self.decide(self.store.records[trial.config[NUMBER]], result)
@@ -69,7 +70,7 @@ class PruneAtReport(FIFOScheduler):
 
     def decide(self, record: TrialRecord, result: dict[str, float]) -> None:
         """Whether the trial shall end with this report."""
-        if time.monotonic() > self.deadline or (self.search and self.falls_behind(self.search, record, result)):
+        if self.spent() or (self.search and self.falls_behind(self.search, record, result)):
             record.prune = True
 
     def falls_behind(self, search: SearchConfig, record: TrialRecord, result: dict[str, float]) -> bool:

@@ -244,9 +244,8 @@ def decode(axes: Sequence[SearchParameter], sampler_params: Mapping[str, Any]) -
 
 def flatten_search(search: SearchConfig) -> Values:
     """A search as MLflow's parameters: `search.KEY`, and `space.KEY` for each axis."""
-    settings = {
-        key: value for key, value in dataclasses.asdict(search).items() if key not in ("train", "space", "start")
-    }
+    apart = ("train", "space", "start", "known")
+    settings = {key: value for key, value in dataclasses.asdict(search).items() if key not in apart}
     axes = {key: yaml.safe_dump(spec, default_flow_style=True).strip() for key, spec in search.space.items()}
     return {f"search.{key}": value for key, value in settings.items()} | {
         f"space.{key}": text for key, text in axes.items()

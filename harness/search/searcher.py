@@ -11,8 +11,10 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from harness.config.train import Values
+from harness.search.limits import NoLimits
 from harness.search.search_space import SearchParameter, decode, encode
 from harness.search.trial_store import TrialRecord, TrialStore, joined
+from harness.search.warm_start import FIRST, Known, advice
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("ray.tune.search").setLevel(logging.ERROR)
@@ -41,8 +43,9 @@ class OptunaSampler:
 
     Args:
         points: tried first.
-        records: known so far. Those that have not ended are asked for again, in their order.
+        records: of the search, to which new ones are added. Those that have not ended are asked for again.
         fixed: values that every trial has besides.
+        known: trials of other studies.
     """
 
     def __init__(
@@ -56,10 +59,13 @@ class OptunaSampler:
         points: Sequence[Mapping[str, Any]] = (),
         records: Sequence[TrialRecord] = (),
         fixed: Mapping[str, Any] | None = None,
+        known: Known | None = None,
     ) -> None:
         self.axes, self.sampler, self.seed, self.fixed = axes, sampler, seed, dict(fixed or {})
+        self.mode, self.sign = mode, 1 if mode == "max" else -1
+        self.records, self.known, self.points = records, known, len(points)
         self.startup = min(10, max(3, trials // 3))
-        self.study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
+        self.study = new_study(mode)
         self.asked: dict[int, optuna.Trial] = {}
         for record in records:
             if record.ended:
@@ -70,15 +76,37 @@ class OptunaSampler:
             self.study.enqueue_trial(encode(axes, point))
 
     def ask(self) -> Suggestion:
-        known = self.study.get_trials(deepcopy=False)
-        seed = (self.seed * 1_000_003 + sum(trial.state != TrialState.WAITING for trial in known)) % 2**32
+        trials = self.study.get_trials(deepcopy=False)
+        number = sum(trial.state != TrialState.WAITING for trial in trials)
+        seed = (self.seed * 1_000_003 + number) % 2**32
         if self.sampler == "tpe":
             self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.startup)
         else:
             self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
+        if self.known is not None and number == len(trials):
+            self.enqueue_advised(self.known, number)
         trial = self.study.ask({axis.name: axis.distribution for axis in self.axes})
         self.asked[trial.number] = trial
         return Suggestion(decode(self.axes, trial.params) | self.fixed, trial.params)
+
+    def enqueue_advised(self, known: Known, number: int) -> None:
+        """Have trial `number` drawn with the known trials in view, as long as these agree with what has been tried."""
+        found = advice(known, self.axes, [record for record in self.records if record.ended], self.sign)
+        if not found.agrees:
+            return
+        place = number - self.points
+        if place >= FIRST and (place - FIRST) % 2:
+            return
+        if place < min(FIRST, len(known.values)):
+            self.study.enqueue_trial(encode(self.axes, known.values[place]))
+            return
+        both = new_study(self.mode, self.study.sampler)
+        scores = known.scores if found.scores is None else found.scores
+        for values, score in zip(known.values, scores.tolist(), strict=True):
+            both.add_trial(completed(self.axes, encode(self.axes, values), self.sign * score))
+        if found.scores is not None:  # else there is no common scale yet
+            both.add_trials(self.study.get_trials(deepcopy=False))
+        self.study.enqueue_trial(both.ask({axis.name: axis.distribution for axis in self.axes}).params)
 
     def tell(self, record: TrialRecord) -> None:
         trial = self.asked.pop(record.number)
@@ -86,6 +114,15 @@ class OptunaSampler:
             trial.report(value, step)
         state = STATES[record.state]
         self.study.tell(trial, record.metric if state == TrialState.COMPLETE else None, state)
+
+
+def new_study(mode: str, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+    return optuna.create_study(direction="maximize" if mode == "max" else "minimize", sampler=sampler)
+
+
+def completed(axes: Sequence[SearchParameter], params: Values, value: float) -> optuna.trial.FrozenTrial:
+    distributions = {axis.name: axis.distribution for axis in axes}
+    return optuna.trial.create_trial(params=params, distributions=distributions, value=value)
 
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -117,8 +154,8 @@ class ResumableSearcher(Searcher):
     Args:
         sampler: None: the trials are entered into the store by others, as those of a confirmation.
         steps: length of a trial whose values do not set it.
-        deadline: by time.monotonic(); after it no trial starts, or starts again.
         retries: how often a trial that failed by no fault of its own is tried again.
+        limits: of the phase.
         enter: enters more trials into the store, if it is time for them, and returns them.
     """
 
@@ -128,13 +165,13 @@ class ResumableSearcher(Searcher):
         sampler: OptunaSampler | None,
         trials: int,
         steps: int,
-        deadline: float = float("inf"),
         retries: int = 0,
+        limits: NoLimits | None = None,
         enter: Callable[[], list[TrialRecord]] = list,
     ):
         super().__init__()
         self.store, self.sampler, self.trials, self.steps = store, sampler, trials, steps
-        self.deadline, self.retries, self.enter = deadline, retries, enter
+        self.retries, self.limits, self.enter = retries, limits or NoLimits(), enter
         self.due: dict[int, float] = {}
         """When, by time.monotonic(), a trial is tried again."""
         self.unfinished = [record for record in store.records if not record.ended]
@@ -142,7 +179,7 @@ class ResumableSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The number of the next trial; None: there is none now, but one may fail and be due again."""
-        if time.monotonic() > self.deadline:
+        if self.limits.spent():
             return Searcher.FINISHED
         record = self.next_record()
         if record is None:
@@ -160,7 +197,7 @@ class ResumableSearcher(Searcher):
             if self.sampler:
                 self.sampler.ask()
             return self.unfinished.pop(0)
-        if self.sampler and len(self.store.records) < self.trials:
+        if self.sampler and len(self.store.records) < self.trials and not self.limits.settled():
             values, drawn = self.sampler.ask()
             return self.store.add(values, int(values.get("steps", self.steps)), sampler_params=drawn)
         return None

@@ -2,7 +2,6 @@
 answer."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,6 @@ from typing import get_args
 import ray
 
 from harness import run_dir
-from harness.atomic import write_text
 from harness.cli.display import format_metric, out
 from harness.cli.lifecycle import reopen_run, run_lifecycle
 from harness.cli.options import CommonOptions
@@ -22,6 +20,8 @@ from harness.config.train import TrainConfig, Values, flatten
 from harness.run_dir import RunRecord
 from harness.search import recovery, tables
 from harness.search.confirmation import Confirmation, best_of, candidates, check_test
+from harness.search.eta import PRUNED_SHARE, SHARE_OF_RACE, Expected, TimeLeft
+from harness.search.limits import Limits, NoLimits
 from harness.search.progress import SearchProgress
 from harness.search.report import Report
 from harness.search.scheduler import PruneAtReport
@@ -38,10 +38,10 @@ from harness.search.searcher import OptunaSampler, ResumableSearcher
 from harness.search.trial import TITLES, TrialSetup
 from harness.search.trial_store import Phase, TrialRecord, TrialStore
 from harness.search.tuner import PhaseRun, run_phases
+from harness.search.warm_start import Known, known_trials
 from harness.tracking import STORE_ERRORS, one_line
 from harness.training.provenance import datasets
 
-SPENT = "searched_seconds"
 Runner = Callable[[TrialSetup, Iterator[PhaseRun], Interrupts, int], None]
 
 
@@ -75,9 +75,12 @@ class Study:
         self.trials, self.baseline, self.reruns = self.stores = [
             TrialStore(self.folder, phase) for phase in get_args(Phase)
         ]
+        self.limits = Limits(self.search, self.trials, self.folder)
         self.parent = reopen_run(self.run_record)  # which marks it as running: what may be refused comes before
         known = self.search, self.base, self.axes, self.folder, self.parent, self.resume, self.stores
         self.report = Report(*known)
+        self.race: Confirmation | None = None
+        self.time_left = TimeLeft(self.expected)
 
     def run(self, options: CommonOptions) -> None:
         """Run or resume it; MLflow's runs are in their true states in the end, however it ends.
@@ -129,6 +132,20 @@ class Study:
         spec = self.search.space.get("steps")
         return self.base.steps if spec is None else max(bounds(spec))
 
+    def expected(self) -> list[Expected]:
+        search, confirm = self.search, self.search.confirm
+        share = 1.0 if search.early_stopping is None else PRUNED_SHARE
+        found = [Expected(self.trials, self.planned(), share * self.longest)]
+        if confirm.wanted:
+            found.append(Expected(self.baseline, self.baseline_trials, share * self.longest))
+            field = confirm.top + len(search.start) + (self.baseline_trials > 0)
+            runs = field * (confirm.fewest + SHARE_OF_RACE * (confirm.most - confirm.fewest))
+            if self.race is not None:
+                decided, known = self.race.standing().decided, len(self.reruns.records)
+                runs = known if decided else min(max(runs, known), self.race.most_runs)
+            found.append(Expected(self.reruns, runs, self.longest))
+        return found
+
     @property
     def baseline_trials(self) -> int:
         """None where all trials do without unlabelled images, one where no axis means anything then."""
@@ -139,8 +156,7 @@ class Study:
 
     def restart_failed(self) -> None:
         """Begin anew what came to nothing: a whole phase, with the time that it took, or lost seeds of an answer."""
-        budget = self.search.budget_minutes
-        spent = budget is not None and self.spent_seconds() >= 60 * budget
+        spent = self.limits.spent()
         total, seeds = 0 if spent else self.total, "seed" in self.search.space and not spent
         for store, again in (
             (self.trials, recovery.to_restart(self.trials, total, seeds)),
@@ -148,33 +164,27 @@ class Study:
             (self.reruns, recovery.to_restart(self.reruns, 0, True)),
         ):
             if store is self.trials and 0 < len(again) == len(store.records):
-                (self.folder / SPENT).unlink(missing_ok=True)
+                self.limits.begin_anew()
             recovery.restart(store, again, self.run_record, self.parent)
-
-    def spent_seconds(self) -> float:
-        """Of searching, by earlier commands."""
-        path = self.folder / SPENT
-        return float(path.read_text()) if path.is_file() else 0.0
 
     # -- the search ---------------------------------------------------------------------------------------------------
 
     def run_search(self) -> Iterator[PhaseRun]:
         """All trials that have not ended yet."""
-        search, store, started, before = self.search, self.trials, time.monotonic(), self.spent_seconds()
-        left = float("inf") if search.budget_minutes is None else 60 * search.budget_minutes - before
-        if store.ended < self.total and left > 0:
-            yield from self.run_phase(
-                store,
-                lambda: self.total,
-                self.sampler(store, self.axes, self.total, self.points),
-                PruneAtReport(store, search, started + left),
-                self.best_text(store),
-                reported=lambda: write_text(self.folder / SPENT, f"{before + time.monotonic() - started:.1f}"),
-            )
+        search, store, limits = self.search, self.trials, self.limits
+        if store.ended < self.total and not limits.spent():
+            sampler = self.sampler(store, self.axes, self.total, self.points, known=known_trials(search, self.axes))
+            yield from self.run_phase(store, self.planned, sampler, self.best_text(store), limits=limits)
         for record in store.records:
-            if not record.ended:  # the time was up before it could go on
-                assert time.monotonic() > started + left, "Ray Tune ended before its trials"
+            if not record.ended:  # the budget was spent before it could go on
+                assert limits.spent(), "Ray Tune ended before its trials"
                 store.end(record, "pruned")
+        if limits.settled() and store.ended < self.total:
+            out.print(f"no gain in {search.stop.patience} trials: the search ends after {store.ended} of {self.total}")
+
+    def planned(self) -> int:
+        """How many trials the search will have, as far as is known."""
+        return len(self.trials.records) if self.limits.settled() else self.total
 
     def sampler(
         self,
@@ -183,6 +193,7 @@ class Study:
         trials: int,
         points: Sequence[Values],
         fixed: Values | None = None,
+        known: Known | None = None,
     ) -> OptunaSampler:
         search = self.search
         return OptunaSampler(
@@ -194,6 +205,7 @@ class Study:
             points=points,
             records=store.records,
             fixed=fixed,
+            known=known,
         )
 
     def run_phase(
@@ -201,16 +213,18 @@ class Study:
         store: TrialStore,
         total: Callable[[], int],
         sampler: OptunaSampler | None,
-        scheduler: PruneAtReport,
         best: Callable[[], str],
         *,
-        reported: Callable[[], None] = lambda: None,
+        limits: Limits | None = None,
         enter: Callable[[], list[TrialRecord]] = list,
     ) -> Iterator[PhaseRun]:
         """The trials of a phase that have not ended."""
-        metric, retries, after = self.search.metric, self.search.retries, partial(self.after_trial, store)
-        searcher = ResumableSearcher(store, sampler, total(), self.base.steps, scheduler.deadline, retries, enter)
-        with SearchProgress(TITLES[store.phase], store, metric, total, best, reported, after, retries) as progress:
+        search, after, given = self.search, partial(self.after_trial, store), limits or NoLimits()
+        scheduler = PruneAtReport(store, search if sampler else None, given.spent)
+        trials = self.total if store is self.trials else total()
+        searcher = ResumableSearcher(store, sampler, trials, self.base.steps, search.retries, given, enter)
+        shown = TITLES[store.phase], store, search.metric, total, best, self.time_left
+        with SearchProgress(*shown, given.note, after, search.retries) as progress:
             yield PhaseRun(store.phase, searcher, scheduler, progress)
 
     def after_trial(self, store: TrialStore, record: TrialRecord) -> None:
@@ -247,9 +261,7 @@ class Study:
         points = supervised_points(self.search.start, self.axes)[:total]
         out.print(f"[bold]baseline[/]  {total} trials without unlabelled images")
         sampler = self.sampler(store, axes, total, points, {UNLABELLED_WEIGHT: 0.0})
-        yield from self.run_phase(
-            store, lambda: total, sampler, PruneAtReport(store, self.search), self.best_text(store)
-        )
+        yield from self.run_phase(store, lambda: total, sampler, self.best_text(store))
 
     def confirm(self) -> Iterator[PhaseRun]:
         """Race the best from new seeds, and score them on test."""
@@ -258,7 +270,7 @@ class Study:
             self.parent.inputs(datasets(self.base, check_test(self.base.data, self.folder)))
             self.parent.file(self.folder / run_dir.SPLITS / "test.txt", run_dir.SPLITS)
         field, splits = candidates(search, self.trials, self.baseline), draws_splits(search, self.base.data)
-        race = Confirmation(search, self.base, field, store, splits)
+        race = self.race = Confirmation(search, self.base, field, store, splits)
         own = ", each with labelled images of its own" if splits else ""
         fewest, most = search.confirm.fewest, search.confirm.most
         seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
@@ -271,8 +283,7 @@ class Study:
             return f"{tables.format_mean(search, race.runner(answer.chosen))} ({tables.label(answer.chosen)})"
 
         if store.ended < len(store.records) or not race.standing().decided:
-            scheduler = PruneAtReport(store, None)
-            yield from self.run_phase(store, lambda: race.most_runs, None, scheduler, best, enter=race.enter)
+            yield from self.run_phase(store, lambda: race.most_runs, None, best, enter=race.enter)
         self.report.answer(race)
 
     # -- MLflow's states ----------------------------------------------------------------------------------------------

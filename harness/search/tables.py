@@ -27,7 +27,13 @@ def announce(
     """Say what will run, and how many trials at a time."""
     each = search.resources
     stopping = "ASHA" if search.early_stopping else "no early stopping"
-    budget = f", {search.budget_minutes:g} min at most" if search.budget_minutes else ""
+    limits = {
+        "min": search.budget.minutes,
+        "core-hours": search.budget.core_hours,
+        "GPU-hours": search.budget.gpu_hours,
+    }
+    budget = "".join(f", {limit:g} {unit} at most" for unit, limit in limits.items() if limit)
+    budget += f", until {search.stop.patience} in a row bring no gain" if search.stop.patience else ""
     share = f"{each.all_cpus} core(s)" + (f" and {each.gpus:g} GPU" if each.gpus else "")
     workers = f" in {each.workers_per_trial} workers" if each.workers_per_trial > 1 else ""
     out.print(

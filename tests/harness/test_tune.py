@@ -202,7 +202,7 @@ def test_a_search_ends_soon_after_its_budget_and_says_that_it_is_not_confirmed(t
     text = (
         BASE.replace("24", "100000")
         + ONE_AXIS
-        + "\ntrials: 50\nbudget_minutes: 0.25\nconfirm: {top: 0}\n"
+        + "\ntrials: 50\nbudget: {minutes: 0.25}\nconfirm: {top: 0}\n"
         + ONE_AT_A_TIME
     )
     result = run("harness.tune", write_space(tmp_path, text), "--name=s", cwd=tmp_path)

@@ -1,7 +1,6 @@
 """Who decides what the next trial is."""
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from ray.tune.search import Searcher
 from harness.config.search import Confirm, SearchConfig
 from harness.config.train import TrainConfig
 from harness.search import searcher as searcher_module
+from harness.search.limits import NoLimits
 from harness.search.search_space import SearchParameter, initial_points, search_parameters
 from harness.search.searcher import DIED, NUMBER, OptunaSampler, ResumableSearcher, Suggestion
 from harness.search.trial_store import TrialRecord, TrialStore
@@ -31,6 +31,13 @@ def axes(search: SearchConfig = SEARCH) -> list[SearchParameter]:
 
 def build_sampler(sampler: str = "tpe", seed: int = 0, records: Sequence[TrialRecord] = ()) -> OptunaSampler:
     return OptunaSampler(axes(), sampler=sampler, seed=seed, mode="max", trials=9, points=[START], records=records)
+
+
+class Spent(NoLimits):
+    """A budget that is."""
+
+    def spent(self) -> bool:
+        return True
 
 
 def pretend(record: TrialRecord) -> None:
@@ -131,10 +138,10 @@ def test_tune_is_given_the_unfinished_then_new_trials_then_the_end(tmp_path: Pat
     assert searcher.suggest("d") == Searcher.FINISHED
 
 
-def test_after_the_deadline_no_trial_starts(tmp_path: Path) -> None:
+def test_after_the_budget_no_trial_starts(tmp_path: Path) -> None:
     store = TrialStore(tmp_path, "trials")
     store.add({}, 10)
-    searcher = ResumableSearcher(store, None, trials=3, steps=10, deadline=time.monotonic() - 1)
+    searcher = ResumableSearcher(store, None, trials=3, steps=10, limits=Spent())
     assert searcher.suggest("a") == Searcher.FINISHED
 
 
@@ -239,12 +246,12 @@ def test_before_it_is_tried_again_a_trial_waits_longer_each_time_and_others_go_f
 
 
 @pytest.mark.usefixtures("at_once")
-def test_after_the_deadline_no_trial_is_tried_again(tmp_path: Path) -> None:
+def test_after_the_budget_no_trial_is_tried_again(tmp_path: Path) -> None:
     store = TrialStore(tmp_path, "trials")
     searcher = ResumableSearcher(store, build_sampler(), trials=1, steps=10, retries=3)
     searcher.suggest("a")
     fail(searcher, "a")
-    searcher.deadline = time.monotonic() - 1
+    searcher.limits = Spent()
     assert searcher.suggest("b") == Searcher.FINISHED
     assert store.records[0].state == "waiting"
 

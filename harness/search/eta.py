@@ -1,0 +1,53 @@
+"""How long a study will still take, its baseline and its confirmation included."""
+
+import time
+from collections.abc import Callable, Iterable
+from statistics import fmean
+from typing import NamedTuple
+
+from harness.search.trial_store import TrialStore
+
+SHARE_OF_RACE = 0.4
+"""Of the runs that a race may need beyond those that it needs in any case, it takes about so many."""
+PRUNED_SHARE = 0.45
+"""Of their full length that trials take on the mean under early stopping, until some have ended."""
+
+
+class Expected(NamedTuple):
+    """Of a phase."""
+
+    store: TrialStore
+    runs: float
+    """In all."""
+    steps: float
+    """Of each, as long as none has ended."""
+
+
+class TimeLeft:
+    """By the steps that all trials have made since it was built.
+
+    Args:
+        phases: what is expected of each, as far as is known now.
+    """
+
+    def __init__(self, phases: Callable[[], Iterable[Expected]]) -> None:
+        self.phases, self.start = phases, time.monotonic()
+        self.before = self.steps_done()
+
+    def steps_done(self) -> int:
+        return sum(record.step for phase in self.phases() for record in phase.store.records)
+
+    def seconds(self) -> float | None:
+        """None: nothing tells yet."""
+        done = self.steps_done() - self.before
+        if done <= 0:
+            return None
+        taken = time.monotonic() - self.start
+        return taken / done * sum(steps_left(phase) for phase in self.phases())
+
+
+def steps_left(phase: Expected) -> float:
+    ended = [record.step for record in phase.store.records if record.ended]
+    each = fmean(ended) if ended else phase.steps
+    running = sum(min(record.step, each) for record in phase.store.records if not record.ended)
+    return max(0.0, (phase.runs - len(ended)) * each - running)
