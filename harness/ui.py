@@ -31,7 +31,8 @@ def main(args: Sequence[str] | None = None) -> int:
         raise UserError(f"--port: `1 <= port <= 65535` must hold, but got {options.port}.")
 
     uri = options.tracking_uri or default_uri()
-    out.print(f"http://127.0.0.1:{options.port}  over {uri}  (Ctrl-C ends it)")
+    page = f"http://127.0.0.1:{options.port}/#/experiments?workflowType=machine_learning"  # else it opens as GenAI
+    out.print(f"{page}  over {uri}  (Ctrl-C ends it)", markup=False, soft_wrap=True)
     # one worker and no job processes: a third of the memory and start time of the default
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     words = ["server", "--host", "127.0.0.1", "--port", str(options.port), "--workers", "1", "--backend-store-uri", uri]

@@ -9,7 +9,8 @@ from classmix_core.errors import DataError
 from harness.cli.display import err, out, warn
 from harness.errors import Interrupted, RunFailed, TrainingError, UserError, first_cause, is_no_room, last_line
 from harness.run_dir import RunRecord
-from harness.tracking import STORE_ERRORS, Run, find_or_create_experiment, is_gone, one_line, require_answer
+from harness.tracking import STORE_ERRORS, Run, is_gone, one_line, require_answer
+from harness.tracking.experiment import find_or_create_experiment
 from harness.tracking.patience import MLFLOW_ERRORS
 from harness.training.system_metrics import system_metrics
 

@@ -53,13 +53,16 @@ SIGNATURE = ModelSignature(
 )
 
 
-def publish(run: Run, config: TrainConfig, folder: Path, val_miou: float) -> str:
+def publish(run: Run, config: TrainConfig, folder: Path, val_miou: float, splits: Path | None = None) -> str:
     """The best network of a finished training into MLflow: a model of the run, and a version in the registry.
+
+    Args:
+        splits: with the lists of images, if they are not in the run's folder.
 
     Returns:
         the URI of the version.
     """
-    data = load_data_once(config.data, EVALUATED, folder / SPLITS)
+    data = load_data_once(config.data, EVALUATED, splits or folder / SPLITS)
     assert data.val is not None
     log_model(run, folder, data.val, smp=config.model.name.startswith("smp/"))
     measured = measured_on(config, data)

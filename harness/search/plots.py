@@ -49,6 +49,13 @@ def export_study(path: Path, name: str, mode: str, trials: Sequence[optuna.trial
     return optuna.load_study(study_name=name, storage=sqlite_uri(path))
 
 
+def in_memory(search: SearchConfig, axes: Sequence[SearchParameter], records: Sequence[TrialRecord]) -> optuna.Study:
+    """The trials of a search as Optuna knows them."""
+    study = optuna.create_study(direction="maximize" if search.mode == "max" else "minimize")
+    study.add_trials([frozen(record, axes) for record in records])
+    return study
+
+
 def figures(study: optuna.Study) -> dict[str, Figure]:
     """optuna.visualization's plots of a study, as plotly figures by name."""
     if not any(trial.state == TrialState.COMPLETE for trial in study.trials):
@@ -60,7 +67,12 @@ def figures(study: optuna.Study) -> dict[str, Figure]:
         "slice": visualization.plot_slice(study),
         "parallel_coordinate": visualization.plot_parallel_coordinate(study),
     }
+    return plots | importance(study)
+
+
+def importance(study: optuna.Study) -> dict[str, Figure]:
+    """How much each axis matters, over the trials that ran to their end."""
     values = {trial.value for trial in study.trials if trial.state == TrialState.COMPLETE}
-    if len(values) > 1:  # importance has nothing to explain in one value
-        plots["importance"] = visualization.plot_param_importances(study)
-    return plots
+    if len(values) < 2:  # there is nothing to explain in one value
+        return {}
+    return {"importance": optuna.visualization.plot_param_importances(study)}

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from plotly.graph_objects import Figure
+
 from harness import run_dir
 from harness.atomic import write_text
 from harness.cli.display import format_cost, format_metric, format_value, out, warn
@@ -14,9 +16,12 @@ from harness.errors import RunFailed
 from harness.search import plots, tables
 from harness.search.ablation import by_seed, show_ablation, write_points
 from harness.search.confirmation import Confirmation, best_of
+from harness.search.report_page import Page, description, learning_curves, write_report
 from harness.search.search_space import SearchParameter
 from harness.search.trial_store import TrialRecord, TrialStore
-from harness.tracking import Run
+from harness.search.winner import Winner, publish_winner
+from harness.tracking import DESCRIPTION, Run
+from harness.tracking.experiment import VIEWS, view_link
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Report:
     axes: Sequence[SearchParameter]
     folder: Path
     parent: Run
+    experiment_id: str
     resume: str
     stores: Sequence[TrialStore]
 
@@ -93,7 +99,8 @@ class Report:
         search, answer = self.search, race.answer()
         if answer is None:
             self.fail("no run of the confirmation got to its end", race.store)
-        tables.show_answer(search, race, answer)
+        found = tables.answer_table(search, race, answer)
+        tables.show_answer(found)
         tables.write_answer(self.folder / "confirm.csv", race, answer)
         self.parent.file(self.folder / "confirm.csv")
         if not any(record.lost for record in race.store.records):
@@ -103,11 +110,21 @@ class Report:
         test = race.runner(answer.chosen, "test")
         score, seeds = tables.format_mean(search, test), len(test.known())
         line = f"confirmed: {search.reported_metric} {score} over {seeds} seed(s)"
-        self.result(line, answer.chosen.values, tables.answer_lines(search, answer))
+        winner = publish_winner(race, answer, self.folder, self.parent.uri)
+        curves = {"Learning curves, means over seeds": learning_curves(race, answer)}
+        self.result(line, answer.chosen.values, tables.answer_lines(search, answer), found, winner, curves)
         self.require_all_seeds(race.store)
 
-    def result(self, line: str, values: Mapping[str, object], more: Sequence[str] = ()) -> None:
-        """Write best.yaml, and say what was found and how to train with it."""
+    def result(
+        self,
+        line: str,
+        values: Mapping[str, object],
+        more: Sequence[str] = (),
+        table: tables.AnswerTable | None = None,
+        winner: Winner | None = None,
+        curves: Mapping[str, Figure] | None = None,
+    ) -> None:
+        """Write best.yaml and report.html, and say what was found and how to train with it."""
         path = self.folder / "best.yaml"
         write_text(path, to_yaml(override(self.base, values)))
         self.parent.file(path)
@@ -116,9 +133,29 @@ class Report:
         out.print(f"[bold]{line}[/] with {found}")
         for each in more:
             out.print(each, markup=False)
-        out.print(f"cost: {format_cost(tables.spent(self.search, *self.stores))}")
-        out.print(f"train with it:  python -m harness.train --config {run_dir.display_path(path)}")
-        out.print("look at it all: python -m harness.ui")
+        cost = format_cost(tables.spent(self.search, *self.stores))
+        train = f"python -m harness.train --config {run_dir.display_path(path)}"
+        page = Page(self.folder.name, f"{line} with {found}", more, train, cost, table, winner)
+        self.show_page(page, curves or {})
+        out.print(f"cost: {cost}")
+        out.print(f"train with it:  {train}")
+        if winner:
+            home = run_dir.display_path(winner.folder)
+            out.print(f"label with it:  python -m harness.predict --checkpoint {home} --images DIR", markup=False)
+        report = run_dir.display_path(self.folder / "report.html")
+        out.print(f"look at it all: {report}, or python -m harness.ui", markup=False)
+
+    def show_page(self, page: Page, curves: Mapping[str, Figure]) -> None:
+        """Beside the run in MLflow, and as its description."""
+        path, parent = self.folder / "report.html", self.parent
+        study = plots.in_memory(self.search, self.axes, self.stores[0].records)
+        write_report(path, page, {**curves, **plots.importance(study)})
+        parent.file(path)
+        tags = parent.client.get_run(parent.run_id).data.tags
+        repeat = f"Repeat the study: `{tags['harness.command']}`"
+        parent.tags(
+            {DESCRIPTION: description(page, repeat, {name: view_link(self.experiment_id, name) for name in VIEWS})}
+        )
 
     def figures(self, values: Mapping[str, float]) -> None:
         self.parent.metrics(0, values)

@@ -40,6 +40,7 @@ from harness.search.trial_store import Phase, TrialRecord, TrialStore
 from harness.search.tuner import PhaseRun, run_phases
 from harness.search.warm_start import Known, known_trials
 from harness.tracking import STORE_ERRORS, one_line
+from harness.tracking.experiment import store_views
 from harness.training.provenance import datasets
 
 Runner = Callable[[TrialSetup, Iterator[PhaseRun], Interrupts, int], None]
@@ -77,8 +78,8 @@ class Study:
         ]
         self.limits = Limits(self.search, self.trials, self.folder)
         self.parent = reopen_run(self.run_record)  # which marks it as running: what may be refused comes before
-        known = self.search, self.base, self.axes, self.folder, self.parent, self.resume, self.stores
-        self.report = Report(*known)
+        known = self.search, self.base, self.axes, self.folder, self.parent, self.run_record.experiment_id
+        self.report = Report(*known, self.resume, self.stores)
         self.race: Confirmation | None = None
         self.time_left = TimeLeft(self.expected)
 
@@ -88,20 +89,16 @@ class Study:
         Raises:
             Interrupted, RunFailed: as `run_lifecycle`.
         """
-        with run_lifecycle(
-            self.parent,
-            self.run_record,
-            self.folder,
-            self.resume,
-            close=self.close,
-            progress=lambda: f" after {self.trials.ended} trials",
-        ):
+        ended = self.parent, self.run_record, self.folder, self.resume
+        with run_lifecycle(*ended, close=self.close, progress=lambda: f" after {self.trials.ended} trials"):
             self.interrupts.deferred = False
             self.interrupts.check()
             self.parent.load_logged_steps()
             self.restart_failed()
             self.parent.note(self.provenance)
             self.parent.params(flatten(self.base) | flatten_search(self.search))
+            columns = list(self.search.space), [self.search.metric, self.search.reported_metric]
+            store_views(self.parent.uri, self.run_record.experiment_id, *columns, self.search.mode == "min")
             self.parent.files(self.folder, "space.yaml", "config.yaml")
             if not options.verbose:
                 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints the traceback of a failed trial

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import stdev
+from typing import NamedTuple
 
 from rich.markup import escape
 
@@ -103,18 +104,33 @@ def lost(records: Sequence[TrialRecord], what: str) -> str | None:
     return f"{count}; the most common reason, {most_common_reason(those)}"
 
 
-def show_answer(search: SearchConfig, race: Confirmation, answer: Answer) -> None:
+class AnswerTable(NamedTuple):
     """Who took part, best first by val; test stands beside the chosen one, the start points and the baseline alone."""
-    axes, test = (last_key(key) for key in search.space), search.reported_metric
-    table = make_table("confirmation, from new seeds", ("trial", *axes, search.metric, test, "seeds"))
+
+    columns: list[str]
+    rows: list[list[str]]
+    chosen: int
+    """Its row."""
+
+
+def answer_table(search: SearchConfig, race: Confirmation, answer: Answer) -> AnswerTable:
+    axes = [last_key(key).replace("_", " ") for key in search.space]
     reported = {answer.chosen.name, *(pair.other.name for pair in answer.compared)}
+    rows = []
     for one in answer.ranked:
         runner = race.runner(one)
         values = [format_value(one.values[key]) if key in one.values else "-" for key in search.space]
         val = format_metric(search.sign * runner.mean if runner.known() else None)
         scored = format_mean(search, race.runner(one, "test")) if one.name in reported else ""
-        row = [label(one), *values, val, scored, str(len(runner.known()))]
-        table.add_row(*row, style="bold green" if one.name == answer.chosen.name else None)
+        rows.append([label(one), *values, val, scored, str(len(runner.known()))])
+    columns = ["trial", *axes, search.metric, search.reported_metric, "seeds"]
+    return AnswerTable(columns, rows, list(answer.ranked).index(answer.chosen))
+
+
+def show_answer(found: AnswerTable) -> None:
+    table = make_table("confirmation, from new seeds", found.columns)
+    for number, row in enumerate(found.rows):
+        table.add_row(*row, style="bold green" if number == found.chosen else None)
     out.print(table)
 
 

@@ -86,19 +86,6 @@ def store_lock(uri: str) -> Iterator[None]:
         yield
 
 
-def find_or_create_experiment(uri: str, name: str) -> str:
-    """The id of an experiment, made if need be, and the store with it: of 4 commands that make one at once 3 die."""
-    with store_lock(uri):
-        client = client_of(uri)
-        experiment = client.get_experiment_by_name(name)
-        if experiment is not None:
-            if experiment.lifecycle_stage == "deleted":
-                client.restore_experiment(experiment.experiment_id)
-            return experiment.experiment_id
-        location = (Path.cwd() / "mlruns").as_uri() if sqlite_file(uri) else None
-        return client.create_experiment(name, artifact_location=location)
-
-
 def repeated_by(command: str) -> dict[str, str]:
     """Tags that put the one command that repeats a run onto its page."""
     return {"harness.command": command, DESCRIPTION: f"Repeat: `{command}`"}

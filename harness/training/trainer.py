@@ -267,10 +267,7 @@ class Trainer:
         self.train_metrics.restart_clock()
 
     def finish(self) -> None:
-        """Evaluate for the last time; log what a person looks at.
-
-        Tune may end a trial inside its last report, so that comes last.
-        """
+        """Evaluate for the last time, log what a person looks at, report: Tune may end a trial in its last report."""
         match self.job.purpose:
             case "run":
                 files = {name: self.best_file(name) for name in self.networks}
@@ -282,6 +279,7 @@ class Trainer:
                 self.log_result("val", matrix)
             case "confirmation":
                 matrix = self.count(self.data.test, self.evaluated)
+                self.checkpoints.save_weights({self.job.folder / checkpoint.BEST: self.evaluated})
                 self.metrics |= self.evaluator.metrics("test", matrix)
                 self.log_result("test", matrix)
         self.report()

@@ -1,14 +1,18 @@
 """harness.tune as its user meets it, on the real Ray, Optuna and MLflow."""
 
 import csv
+import json
 import os
 import re
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import optuna
 import pytest
 import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from harness import tune
 from harness.tracking import TRIAL
@@ -119,7 +123,8 @@ def test_a_study_ends_with_a_confirmed_configuration_and_true_mlflow_states(tmp_
         name: {key: fmean(float(row[f"{key}/miou"]) for row in table if row["of"] == name) for key in ("val", "test")}
         for name in raced
     }
-    chosen = {(one["values"].get("ssl.tau", 0.968), one["values"]["optim.lr"]): one["of"] for one in reruns}[
+    helped = [one for one in reruns if one["of"] != "baseline/000"]
+    chosen = {(one["values"]["ssl.tau"], one["values"]["optim.lr"]): one["of"] for one in helped}[
         written["ssl"]["tau"], written["optim"]["lr"]
     ]
     assert (written["steps"], written["seed"]) == (6, 0)
@@ -166,8 +171,40 @@ def test_a_study_ends_with_a_confirmed_configuration_and_true_mlflow_states(tmp_
     states = ["COMPLETE" if row["state"] == "complete" else "PRUNED" for row in rows]
     assert [trial.state.name for trial in study.trials] == states
 
+    check_winner(tmp_path, parent, [one for one in reruns if one["of"] == chosen])
+    assert "report.html" in files
+
     result = run("harness.train", "--config=runs/s/best.yaml", cwd=tmp_path)
     assert result.code == 0, result.err
+
+
+def check_winner(folder: Path, parent: Run, reruns: list[dict[str, Any]]) -> None:
+    """Its best seed is a model; it and the baseline's alone have kept their weights; pages and views are there."""
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    best = max(reruns, key=lambda one: one["metrics"]["val/miou"])
+    home = folder / f"runs/s/confirm/{best['number']:03d}"
+    kept = [path.parent for path in (folder / "runs/s/confirm").glob("*/best.safetensors")]
+    assert home in kept
+    assert len(kept) == 2
+    (version,) = client.search_model_versions(f"run_id='{(home / 'mlflow_run_id').read_text()}'")
+    page, text = (folder / "runs/s/report.html").read_text(), parent.data.tags["mlflow.note.content"]
+    for word in (
+        f"models:/{version.name}@champion",
+        "baseline",
+        "harness.train --config runs/s/best.yaml",
+        "core-hours",
+    ):
+        assert word in page, word
+        assert word in text, word
+    assert page.count("data:image/jpeg;base64") == 4, "images of val beside the baseline"
+    assert "| trial | tau | lr | val/miou | test/miou | seeds |\n| --- |" in text
+    tags = client.get_experiment(parent.info.experiment_id).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    view = json.loads(tags["mlflow.sharedViewState.search"])
+    assert {"params.`ssl.tau`", "metrics.`val/miou`"} < set(view["selectedColumns"])
+    assert "workflowType=machine_learning&viewStateShareKey=search" in text
+    labelled = run("harness.predict", f"--checkpoint={home}", "--images=none", cwd=folder)
+    assert "--images" in labelled.err, "the network is found, only images are missing"
 
 
 @pytest.mark.slow

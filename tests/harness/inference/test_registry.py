@@ -35,7 +35,8 @@ from harness.inference.registry import (
     publish,
     register,
 )
-from harness.tracking import Run, find_or_create_experiment
+from harness.tracking import Run
+from harness.tracking.experiment import find_or_create_experiment
 from tests.commands import ROOT, TINY, call, run
 from tests.conftest import random_label
 

@@ -20,7 +20,8 @@ import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from harness.tracking import Run, find_or_create_experiment, patience
+from harness.tracking import Run, patience
+from harness.tracking.experiment import find_or_create_experiment
 from harness.tracking.patience import STORE_ERRORS, PatientClient, is_passing, one_line
 from harness.training import checkpoint
 from tests.commands import TINY, Result, finish, run, start, wait_for

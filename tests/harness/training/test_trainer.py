@@ -16,7 +16,8 @@ from classmix_core.metrics import mean_iou
 from classmix_core.models import build_model
 from harness.config.train import TrainConfig, override
 from harness.errors import Interrupted, RunFailed, UserError
-from harness.tracking import Run, find_or_create_experiment
+from harness.tracking import Run
+from harness.tracking.experiment import find_or_create_experiment
 from harness.training import checkpoint
 from harness.training.context import LocalContext, Progress, TrialContext
 from harness.training.trainer import Trainer, TrainJob, train
