@@ -208,7 +208,7 @@ def compare_confirmations(setting: Setting, luck: int, tally: Tally) -> None:
             hold[other.baseline] = float(abs(truth - recorded.truth(other.values) - by.mean) <= by.reach)
         runs = len(race.store.records)
         found[name] = answer.chosen, race.runner(answer.chosen, "test").mean, runs, [hold[False], hold[True]]
-    best = max(recorded.truth(one.values) for one in race.field)
+    best = max(recorded.truth(one.values) for one in race.field if not one.baseline)
     for name, (chosen, figure, runs, held) in found.items():
         truth = recorded.truth(chosen.values)
         same = chosen == found["8 seeds for all"][0]

@@ -93,12 +93,15 @@ class SearchProgress(LiveLines):
         ended, taken = self.store.ended, time.monotonic() - self.start
         running = sum(record.step / record.steps for record in self.running.values())
         done = ended + running - self.before
-        left = format_seconds(taken / done * (self.total() - ended - running)) if done > 0 else "-"
+        left = taken / done * (self.total() - ended - running) if done > 0 else None
         counts = [f"{ended}/{self.total()} done"]
         counts += [f"{count} {state}" for state in ("pruned", "failed") if (count := self.store.count(state))]
         study = self.time_left.seconds() if self.time_left else None
-        whole = "" if study is None else f" (study {format_seconds(study)})"
-        return [", ".join(counts), f"left {left}{whole}", f"best {self.best()}"]
+        if study is not None and left is not None:
+            left = min(left, study)  # a race may end before its last seed
+        times = "-" if left is None else format_seconds(left)
+        times += "" if study is None else f" (study {format_seconds(study)})"
+        return [", ".join(counts), f"left {times}", f"best {self.best()}"]
 
     def refresh(self) -> None:
         if self.live is None:

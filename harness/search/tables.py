@@ -158,7 +158,9 @@ def answer_lines(search: SearchConfig, answer: Answer) -> list[str]:
     lines = []
     for other, by in answer.compared:
         what = "unlabelled images" if other.baseline else f"over {label(other)}"
-        worth = {"better": "they help", "worse": "they do harm"} if other.baseline else {}
+        flags = " ".join(f"--{key} {value}" for key, value in other.values.items())
+        harm = f"they do harm: the baseline is {flags}"
+        worth = {"better": "they help", "worse": harm} if other.baseline else {}
         lines.append(f"{what}: {format_difference(search, by)}, {worth.get(by.verdict, by.verdict)}")
     return lines
 
