@@ -78,7 +78,7 @@ class Report:
         write_points(path, points, metric)
         self.parent.file(path)
         if not any(record.lost for record in store.records):
-            self.figures({f"best/{metric}/mean": first.mean, f"best/{metric}/seeds": len(first.scores)})
+            self.figures({f"best/{metric}/mean": first.mean})
         self.result(f"best: {metric} {first.text} over {len(first.scores)} seeds", first.values)
         self.require_all_seeds(store)
 

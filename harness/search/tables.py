@@ -204,6 +204,5 @@ def answer_figures(race: Confirmation, answer: Answer) -> dict[str, float]:
             runner = race.runner(one, role)
             if scores := list(runner.known().values()):
                 figures[f"{name}/{metric}/mean"] = search.sign * runner.mean
-                figures[f"{name}/{metric}/seeds"] = float(len(scores))
                 figures |= {f"{name}/{metric}/std": stdev(scores)} if len(scores) > 1 else {}
     return {key: value for key, value in figures.items() if abs(value) != float("inf")}
