@@ -103,14 +103,15 @@ class Report:
         tables.show_answer(found)
         tables.write_answer(self.folder / "confirm.csv", race, answer)
         self.parent.file(self.folder / "confirm.csv")
-        if not any(record.lost for record in race.store.records):
+        complete = not any(record.lost for record in race.store.records)  # else a resume may find another winner
+        if complete:
             self.figures(tables.answer_figures(race, answer))
         if not answer.beaten:
             out.print("nothing beat the start point, so that is what to train with")
         test = race.runner(answer.chosen, "test")
         score, seeds = tables.format_mean(search, test), len(test.known())
         line = f"confirmed: {search.reported_metric} {score} over {seeds} seed(s)"
-        winner = publish_winner(race, answer, self.folder, self.parent.uri)
+        winner = publish_winner(race, answer, self.folder, self.parent.uri) if complete else None
         curves = {"Learning curves, means over seeds": learning_curves(race, answer)}
         self.result(line, answer.chosen.values, tables.answer_lines(search, answer), found, winner, curves)
         self.require_all_seeds(race.store)

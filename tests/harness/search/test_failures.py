@@ -81,10 +81,13 @@ def test_a_seed_that_is_lost_leaves_the_answer_incomplete_and_a_resumed_study_ru
     assert "confirmed: test/miou" in first.out, "what there is is shown"
     assert f"1 of 2 runs were lost by no fault of their own; the most common reason, 1 of 1: {DIED}" in first.err
     assert "--resume --name=s" in first.err
+    assert "label with it" not in first.out, "which seed is best is not known yet"
+    assert (tmp_path / "runs/s/confirm/001/best.safetensors").is_file()
     known = records(tmp_path, "confirm")[1]
 
     second = run("harness.tune", "--resume", "--name=s", cwd=tmp_path)
     assert second.code == 0, second
+    assert "label with it" in second.out
     assert [one["state"] for one in records(tmp_path, "confirm")] == ["complete", "complete"]
     assert records(tmp_path, "confirm")[1] == known, "the other did not run again"
     parent, children = mlflow_runs(tmp_path)
