@@ -170,6 +170,9 @@ def simulate_study(
     from harness.training.provenance import provenance_tags
 
     recorded = read_table(table, search_parameters(search, base, folder), search.metric)
+    if base.steps != recorded.last_step:
+        rule = f"must be that of the trainings in {table} ({recorded.last_step})"
+        raise UserError(f"train.steps: {rule}, but is {base.steps}; --train.steps {recorded.last_step} sets it.")
     with Interrupts("stopping the simulation") as interrupts:
         run_record = start_study(
             search, base, folder, options.uri, open_experiment(options.uri, folder.name), SIMULATION

@@ -204,6 +204,8 @@ class SearchConfig:
         require(full or "seed" not in self.space, "space", rule, self.sampler)
         rule = "confirm is {top: 0} where seed is an axis of space (it repeats each point already)"
         require(not (self.confirm.wanted and "seed" in self.space), "confirm", rule, self.confirm)
+        rule = "stop is {patience: null} where seed is an axis of space, or its means are over unequal numbers of seeds"
+        require(self.stop.patience is None or "seed" not in self.space, "stop", rule, self.stop)
 
     def baseline_trials(self, trials: int) -> int:
         """Of the baseline of a search of so many trials."""

@@ -57,7 +57,7 @@ def candidates(search: SearchConfig, trials: TrialStore, baseline: TrialStore) -
 
     for record in complete:
         if len(picked) < search.confirm.top:
-            add(trials.name(record), record, any(record is one for one in starts))
+            add(trials.name(record), record, any(record.values == one.values for one in starts))
     for place, record in enumerate(starts):
         add(trials.name(record) if record.number >= 0 else f"start/{place}", record, True)
     supervised = best_of(search, baseline.records)

@@ -37,8 +37,9 @@ class Limits(NoLimits):
 
     def __init__(self, search: SearchConfig, store: TrialStore, folder: Path) -> None:
         self.search, self.store, self.path = search, store, folder / SPENT
-        self.before = float(self.path.read_text()) if self.path.is_file() else 0.0
-        """Seconds of searching, by earlier commands."""
+        words = self.path.read_text().split() if self.path.is_file() else []
+        self.before, self.uncounted = (float(word) for word in (*words, "0", "0")[:2])
+        """Seconds of searching, by earlier commands; seconds of trials of which nothing came, and that begin anew."""
         self.start = time.monotonic()
 
     @property
@@ -47,17 +48,19 @@ class Limits(NoLimits):
 
     def note(self) -> None:
         """Write the time that the search has taken, for a command that resumes it."""
-        write_text(self.path, f"{self.seconds:.1f}")
+        write_text(self.path, f"{self.seconds:.1f} {self.uncounted:.1f}")
 
     def begin_anew(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self.before = 0.0
+        """Nothing came of what was spent so far, so it does not count."""
+        self.before, self.start = 0.0, time.monotonic()
+        self.uncounted = sum(record.seconds for record in self.store.records)
+        self.note()
 
     def spent(self) -> bool:
         budget, each = self.search.budget, self.search.resources
         if budget.minutes is not None and self.seconds >= 60 * budget.minutes:
             return True
-        hours = sum(record.seconds for record in self.store.records) / 3600
+        hours = (sum(record.seconds for record in self.store.records) - self.uncounted) / 3600
         core_hours, gpu_hours = hours * each.all_cpus, hours * each.gpus
         return any(
             limit is not None and used >= limit
@@ -69,10 +72,12 @@ class Limits(NoLimits):
 
 
 def waited_in_vain(search: SearchConfig, records: Sequence[TrialRecord]) -> bool:
-    """Whether `stop.patience` trials after the best have ended. Those that still run may change that."""
+    """Whether `stop.patience` trials after the best have ended, by no fault of the machine. Those that still run may
+    change that."""
     patience = search.stop.patience
     complete = [record for record in records if record.state == "complete" and record.metric is not None]
     if patience is None or not complete:
         return False
     best = max(complete, key=lambda one: (search.sign * (one.metric or 0.0), -one.number))
-    return sum(record.ended and record.number > best.number for record in records) >= patience
+    later = [record for record in records if record.number > best.number]
+    return sum(record.ended and not record.lost for record in later) >= patience

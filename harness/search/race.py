@@ -117,10 +117,10 @@ def difference(one: Runner, other: Runner, of: Noise) -> Difference:
     pairs = [mine[seed] - its[seed] for seed in mine if seed in its]
     if not pairs:
         return Difference(nan, inf, 0)
-    reach = of.reach(len(pairs))
+    reaches = [of.reach(len(pairs))] if of.freedom else []
     if len(pairs) > 1:
-        reach = max(reach, Noise(stdev(pairs) / sqrt(2), len(pairs) - 1).reach(len(pairs)))
-    return Difference(fmean(pairs), reach, len(pairs))
+        reaches.append(Noise(stdev(pairs) / sqrt(2), len(pairs) - 1).reach(len(pairs)))
+    return Difference(fmean(pairs), max(reaches, default=inf), len(pairs))
 
 
 class Standing(NamedTuple):

@@ -155,6 +155,10 @@ class Recorded:
             self.val = np.sort(np.random.default_rng((luck, 0)).choice(images, val_size, replace=False))
         self.prepared = {helped: self.prepare(table) for helped, table in self.tables.items()}
 
+    @property
+    def last_step(self) -> int:
+        return int(self.tables[True].steps[-1])
+
     def elsewhere(self, luck: int, val_size: int | None = None) -> "Recorded":
         """Another world with the same truth."""
         return Recorded(self.tables[True], self.tables[False], luck, val_size)

@@ -1,6 +1,6 @@
 """What a study answers, on the terminal, in its folder and on its page in MLflow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -111,9 +111,12 @@ class Report:
         test = race.runner(answer.chosen, "test")
         score, seeds = tables.format_mean(search, test), len(test.known())
         line = f"confirmed: {search.reported_metric} {score} over {seeds} seed(s)"
-        winner = publish_winner(race, answer, self.folder, self.parent.uri) if complete else None
         curves = {"Learning curves, means over seeds": learning_curves(race, answer)}
-        self.result(line, answer.chosen.values, tables.answer_lines(search, answer), found, winner, curves)
+
+        def publish() -> Winner | None:
+            return publish_winner(race, answer, self.folder, self.parent) if complete else None
+
+        self.result(line, answer.chosen.values, tables.answer_lines(search, answer), found, publish, curves)
         self.require_all_seeds(race.store)
 
     def result(
@@ -122,7 +125,7 @@ class Report:
         values: Mapping[str, object],
         more: Sequence[str] = (),
         table: tables.AnswerTable | None = None,
-        winner: Winner | None = None,
+        publish: Callable[[], Winner | None] = lambda: None,
         curves: Mapping[str, Figure] | None = None,
     ) -> None:
         """Write best.yaml and report.html, and say what was found and how to train with it."""
@@ -134,6 +137,7 @@ class Report:
         out.print(f"[bold]{line}[/] with {found}")
         for each in more:
             out.print(each, markup=False)
+        winner = publish()
         cost = format_cost(tables.spent(self.search, *self.stores))
         train = f"python -m harness.train --config {run_dir.display_path(path)}"
         page = Page(self.folder.name, f"{line} with {found}", more, train, cost, table, winner)

@@ -1,7 +1,7 @@
 """What is left of a race: the winner's best network as a model, and pictures of it beside the baseline's."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from classmix_core.data.samples import Samples
 from classmix_core.metrics import class_iou
 from harness import run_dir
 from harness.config.train import TrainConfig, load_config
-from harness.inference.class_names import write_classes
+from harness.inference.class_names import CLASSES, write_classes
 from harness.inference.loaded_model import LoadedModel, load_run_dir
 from harness.inference.registry import publish
 from harness.search.confirmation import Answer, Candidate, Confirmation
@@ -57,45 +57,67 @@ class Winner:
     """Those where it differs most from the baseline, the gains first; none without a baseline."""
 
 
-def best_run(race: Confirmation, one: Candidate) -> TrialRecord | None:
-    """By val, of those that got to their end; None: none did."""
+def best_run(race: Confirmation, one: Candidate, seeds: Collection[int] | None = None) -> TrialRecord | None:
+    """By val, of those that got to their end; None: none did.
+
+    Args:
+        seeds: those that count.
+    """
     sign, metric = race.search.sign, race.search.metric
-    ended = [record for record in race.runs(one).values() if record.state == "complete" and metric in record.metrics]
+    runs = [record for seed, record in race.runs(one).items() if seeds is None or seed in seeds]
+    ended = [record for record in runs if record.state == "complete" and metric in record.metrics]
     return max(ended, key=lambda record: sign * record.metrics[metric], default=None)
 
 
-def publish_winner(race: Confirmation, answer: Answer, folder: Path, uri: str) -> Winner | None:
-    """Register the winner's best network, and let go of all others but the baseline's best.
+def publish_winner(race: Confirmation, answer: Answer, folder: Path, parent: Run) -> Winner | None:
+    """Register the winner's best network, and let go of all others but two that are compared: the winner's and the
+    baseline's from one seed, so with the same labelled images and the same val.
 
     Args:
         folder: of the study.
-        uri: of MLflow's store.
+        parent: its run in MLflow.
 
     Returns:
         None: its weights are not there, as those of a study over recorded trainings.
     """
     best = best_run(race, answer.chosen)
-    baseline = next((one for one in race.field if one.baseline), None)
-    plain = best_run(race, baseline) if baseline else None
-    kept = [race.store.trial_folder(record.number) for record in (best, plain) if record is not None]
+    baseline = next((race.runs(one) for one in race.field if one.baseline), {})
+    both = {seed for seed, record in baseline.items() if record.state == "complete"}
+    alike = best if best is not None and best.values["seed"] in both else best_run(race, answer.chosen, both)
+    plain = baseline[alike.values["seed"]] if alike else None
+
+    def home(record: TrialRecord) -> Path:
+        return race.store.trial_folder(record.number)
+
+    kept = [home(record) for record in (best, alike, plain) if record is not None]
     for record in race.store.records:
-        if (home := race.store.trial_folder(record.number)) not in kept:
-            (home / checkpoint.BEST).unlink(missing_ok=True)
-    if best is None or not (kept[0] / checkpoint.BEST).is_file():
+        if home(record) not in kept:
+            (home(record) / checkpoint.BEST).unlink(missing_ok=True)
+    if best is None or not all((one / checkpoint.BEST).is_file() for one in kept):
         return None
-    config = load_config(kept[0] / "config.yaml")
-    splits = kept[0] / run_dir.SPLITS
-    splits = splits if splits.is_dir() else folder / run_dir.SPLITS
+    config = load_config(home(best) / "config.yaml")
+    splits = splits_of(home(best), folder)
     data = load_data_once(config.data, ("val",), splits)
-    assert data.val is not None
-    for home in kept:
-        write_classes(home, data)
-    run = Run(uri, (kept[0] / MLFLOW_RUN).read_text())
-    model = publish(run, config, kept[0], best.metrics["val/miou"], splits)
+    for one in kept:
+        write_classes(one, data)
+    known = home(best) / MLFLOW_RUN  # which is not there where MLflow's store was lost in between
+    run = Run(parent.uri, known.read_text()) if known.is_file() else parent
+    run.file(home(best) / "config.yaml")
+    run.file(home(best) / CLASSES)
+    model = publish(run, config, home(best), best.metrics["val/miou"], splits)
     pictures: list[Picture] = []
-    if len(kept) > 1 and kept[0] != kept[1] and (kept[1] / checkpoint.BEST).is_file():
-        pictures = compare(load_run_dir(kept[1]), load_run_dir(kept[0]), data.val, config)
-    return Winner(kept[0], best.values["seed"], model, pictures)
+    if alike and plain:
+        config = load_config(home(alike) / "config.yaml")
+        val = load_data_once(config.data, ("val",), splits_of(home(alike), folder)).val
+        assert val is not None
+        pictures = compare(load_run_dir(home(plain)), load_run_dir(home(alike)), val, config)
+    return Winner(home(best), best.values["seed"], model, pictures)
+
+
+def splits_of(home: Path, folder: Path) -> Path:
+    """Lists of images: a run's own, or those of its study."""
+    own = home / run_dir.SPLITS
+    return own if own.is_dir() else folder / run_dir.SPLITS
 
 
 def compare(without: LoadedModel, with_unlabelled: LoadedModel, val: Samples, config: TrainConfig) -> list[Picture]:

@@ -89,6 +89,13 @@ def test_start_points_are_known_by_their_place_and_also_those_that_were_not_trie
     ]
 
 
+def test_a_trial_with_the_values_of_a_start_point_is_one(tmp_path: Path) -> None:
+    store = trials(tmp_path, (0.1, "failed", None), (0.3, "complete", 0.4), (0.1, "complete", 0.5))
+    both = search(2, start=[{"optim.lr": 0.1}])
+    found = candidates(both, store, TrialStore(tmp_path, "baseline"))
+    assert [(one.name, one.start) for one in found] == [("trials/002", True), ("trials/001", False)]
+
+
 def test_the_best_of_the_baseline_races(tmp_path: Path) -> None:
     store = trials(tmp_path, (0.1, "complete", 0.3))
     baseline = filled(TrialStore(tmp_path, "baseline"), (0.1, "complete", 0.2), (0.5, "complete", 0.25))

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from harness import tune
-from harness.config.search import Budget, Resources, SearchConfig, Stop
+from harness.config.search import Budget, Confirm, Resources, SearchConfig, Stop
 from harness.search.limits import Limits, waited_in_vain
 from harness.search.trial_store import TrialRecord, TrialStore
 from tests.commands import call
@@ -28,6 +28,7 @@ def trial(number: int, value: float, state: str = "complete") -> TrialRecord:
         ([trial(3, 0.5), trial(4, 0.9, "pruned")], True),  # it was ahead, but not at the end
         ([trial(3, 0.5), trial(4, 0.0, "running")], False),
         ([trial(3, 0.5)], False),
+        ([trial(3, 0.5), trial(4, 0.0, "failed")], False),  # by no fault of its own
     ],
 )
 def test_a_search_has_settled_after_so_many_trials_without_a_new_best(last: list[TrialRecord], over: bool) -> None:
@@ -61,6 +62,14 @@ def test_a_budget_counts_what_trials_keep_from_others(tmp_path: Path, budget: Bu
     assert 60 <= Limits(search, store, tmp_path).before < 70
     limits.begin_anew()
     assert limits.seconds < 10
+    assert not limits.spent(), "nothing came of what was spent"
+    assert not Limits(search, store, tmp_path).spent()
+
+
+def test_patience_is_refused_where_each_point_has_many_seeds(tmp_path: Path) -> None:
+    space = {"ssl.mix": {"values": ["class", "cut"]}, "seed": {"values": [0, 1]}}
+    with pytest.raises(ValueError, match="stop"):
+        SearchConfig(space=space, sampler="grid", early_stopping=None, confirm=Confirm(top=0), stop=Stop(patience=2))
 
 
 def test_a_study_stops_where_no_gain_is_likely(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

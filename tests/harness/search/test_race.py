@@ -120,6 +120,16 @@ def test_a_start_point_goes_home_when_it_will_be_beaten() -> None:
     assert stay(runners(scores, start=1), [0, 1, 2], SEEDS[:5], most=8) == [0, 2]
 
 
+def test_one_alone_is_compared_with_the_baseline_by_their_pairs() -> None:
+    scores = drawn([0.5, 0.3], 4, spread=0.01)
+    some = runners(scores, baseline=1)
+    found = difference(*some, noise(some))
+    interval = ttest_rel(scores[0], scores[1]).confidence_interval(0.95)
+    assert (found.mean - found.reach, found.mean + found.reach) == pytest.approx((interval.low, interval.high))
+    assert found.verdict == "better"
+    assert standing(some, SEEDS, 4).decided
+
+
 def test_the_baseline_says_nothing_of_the_noise_of_others() -> None:
     scores = drawn([0.5, 0.52, 0.4, 0.6], 5)
     wild = scores.copy()

@@ -134,6 +134,13 @@ def test_a_whole_study_over_a_table(
     assert refused.code == 2
 
 
+def test_a_study_of_another_length_than_the_table_is_refused(
+    here: Path, tmp_path: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = call(tune.main, capsys, f"--space={write_space(tmp_path)}", f"--simulate={table}", "--train.steps=20")
+    assert_refused(result, here, "train.steps", "(40)", "but is 20", "--train.steps 40")
+
+
 def test_no_table_is_refused(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = call(tune.main, capsys, f"--space={write_space(tmp_path)}", "--simulate=none.npz")
     assert_refused(result, here, "--simulate", "none.npz")
