@@ -22,7 +22,8 @@ from harness.cli.preflight import check_data_and_network
 from harness.config.parser import make_parser
 from harness.config.train import TrainConfig, add_train_config, override, train_config
 from harness.errors import DONE
-from harness.tracking import Run, find_or_create_experiment
+from harness.tracking import Run
+from harness.tracking.experiment import find_or_create_experiment
 from harness.training.context import LocalContext
 from harness.training.trainer import TrainJob, train
 

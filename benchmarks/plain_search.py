@@ -22,7 +22,8 @@ from harness.config.train import TrainConfig, check_types, override
 from harness.search.search_space import initial_points, search_parameters
 from harness.search.searcher import OptunaSampler
 from harness.search.trial_store import TrialRecord
-from harness.tracking import Run, find_or_create_experiment
+from harness.tracking import Run
+from harness.tracking.experiment import find_or_create_experiment
 from harness.training.context import LocalContext
 from harness.training.trainer import TrainJob, train
 

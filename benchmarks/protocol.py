@@ -1,14 +1,16 @@
 """How good the answers of searches are, by many searches replayed over recorded trainings, whose truth is known.
 
-    python benchmarks/protocol.py benchmarks/tables/scenes.npz [--replays 200] [--parts confirm list val stop warm]
+    python benchmarks/protocol.py benchmarks/tables/scenes.npz [--replays 200] [--first 0]
+        [--parts confirm list val stop warm]
 
 Each replay is a world of its own: other luck of seeds, other images of val. In it the space is searched once, with the
 sampler and the early stopping of the search, one trial at a time. What is compared, and printed as one table each:
 
 confirm  How the best are confirmed: as it was once (the best two and the start point over 3 seeds, chosen and reported
          by test), 8 seeds for all, and the race. How often the answer is truly worse than the start point, its gain
-         over it, what it lacks of the best candidate, how much too high its figure on test is, runs, how often the race
-         chooses as 8 seeds do, and how often the 95% intervals of its differences hold the truth.
+         over it, what it lacks of the best candidate, how much too high its figure on test is, runs (in all, and until
+         only the first and the baseline are left), how often the race chooses as 8 seeds do, and how often the 95%
+         intervals of its differences hold the truth.
 list     Who takes part: the best by what they reached, or by a smoothed view, in which neighbours count.
 val      The same images for all trials, or for each trial others, dealt from val and as many as are labelled.
 stop     Searches of many trials that end after so many without a new best.
@@ -199,7 +201,7 @@ def compare_confirmations(setting: Setting, luck: int, tally: Tally) -> None:
     race, _ = confirmed(recorded, setting, Confirm(top=2, seeds=1), trials)
     means = [fmean(recorded.run(one.values, setting.base.seed + 1 + n).test for n in range(3)) for one in race.field]
     place = int(np.argmax(means))
-    found["as it was"] = race.field[place], means[place], 3 * len(means), [np.nan, np.nan]
+    found["as it was"] = race.field[place], means[place], 3 * len(means), [3 * len(means), np.nan, np.nan]
     for name, seeds in (("8 seeds for all", (8, 8)), ("race", RACE.seeds)):
         race, answer = confirmed(recorded, setting, Confirm(top=RACE.top, seeds=seeds), trials, baseline)
         truth = recorded.truth(answer.chosen.values)
@@ -207,13 +209,17 @@ def compare_confirmations(setting: Setting, luck: int, tally: Tally) -> None:
         for other, by in answer.compared:
             hold[other.baseline] = float(abs(truth - recorded.truth(other.values) - by.mean) <= by.reach)
         runs = len(race.store.records)
-        found[name] = answer.chosen, race.runner(answer.chosen, "test").mean, runs, [hold[False], hold[True]]
+        counts = sorted((len(race.runs(one)) for one in race.field if not one.baseline), reverse=True)
+        alone = counts[0] - (counts[1] if len(counts) > 1 else race.search.confirm.fewest)
+        known = runs - 2 * max(alone, 0)  # rounds of the first and the baseline alone
+        found[name] = answer.chosen, race.runner(answer.chosen, "test").mean, runs, [known, hold[False], hold[True]]
     best = max(recorded.truth(one.values) for one in race.field if not one.baseline)
     for name, (chosen, figure, runs, held) in found.items():
         truth = recorded.truth(chosen.values)
         same = chosen == found["8 seeds for all"][0]
         row = [100 * (truth < start - 1e-9), 100 * (truth - start), 100 * (best - truth), 100 * (figure - truth)]
-        tally.setdefault(name, []).append([*row, runs, 100 * same, *(100 * each for each in held)])
+        known, *hold_both = held
+        tally.setdefault(name, []).append([*row, runs, known, 100 * same, *(100 * each for each in hold_both)])
 
 
 def smoothed(setting: Setting, trials: Sequence[TrialRecord]) -> list[float]:
@@ -328,6 +334,7 @@ PARTS: dict[str, Part] = {
             "regret",
             "test too high",
             "runs",
+            "winner known after",
             "as 8 seeds %",
             "start holds %",
             "base holds %",
@@ -345,6 +352,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("table", type=Path, metavar="TABLE")
     parser.add_argument("--space", type=Path, default=Path("search_spaces/tau_ema.yaml"))
     parser.add_argument("--replays", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0, help="Number of the first world.")
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
     given = parser.parse_args(args)
     search = read_space(given.space)
@@ -356,10 +364,10 @@ def main(args: Sequence[str] | None = None) -> int:
     for part in given.parts:
         compare, columns = PARTS[part]
         tally: Tally = {}
-        for luck in range(given.replays):
-            compare(setting, luck, tally)
-            if not (luck + 1) % 50:
-                err.print(f"{part}: {luck + 1} of {given.replays} replays")
+        for done in range(given.replays):
+            compare(setting, given.first + done, tally)
+            if not (done + 1) % 50:
+                err.print(f"{part}: {done + 1} of {given.replays} replays")
         table = make_table(f"{part}: {given.replays} replays of {given.table.name}, in points", (part, *columns))
         if part == "warm":
             rows = warm_rows(tally, initial_points(search, axes, given.space)[0])

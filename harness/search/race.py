@@ -18,8 +18,9 @@ from scipy.stats import t
 
 BEATEN = 0.95
 """How sure it must be, one-sided, that a start point is beaten, for something else to be chosen."""
-RISK = 0.03
-"""A candidate is out when it would win at the last seed with a smaller probability."""
+RISK = 0.02
+"""A candidate is out when it would win at the last seed with a smaller probability, taken times most / n after n of the
+most seeds: Student's t over few runs is wide, so that what it calls 5% early is less (docs/protocol.md)."""
 CONFIDENCE = 0.95
 """Of intervals."""
 Role = Literal["candidate", "start", "baseline"]
@@ -164,7 +165,7 @@ def stay(runners: Sequence[Runner], inside: Sequence[int], seeds: Sequence[int],
     anybody; it stays until its difference from the first is no longer open.
     """
     so_far = [Runner(one.known(seeds), one.role) for one in runners]
-    of = noise(so_far)
+    of, risk = noise(so_far), RISK * most / len(seeds)
 
     def lead(one: int, other: int) -> Difference:
         return difference(so_far[one], so_far[other], of)
@@ -174,7 +175,7 @@ def stay(runners: Sequence[Runner], inside: Sequence[int], seeds: Sequence[int],
         if not by.seeds or not of.freedom:
             return True
         spread = of.std * sqrt(2 * (most - by.seeds) / (most * by.seeds)) if by.seeds < most else 0.0
-        return float(t.sf((wanted - by.mean) / spread, of.freedom)) >= RISK if spread else by.mean >= wanted
+        return float(t.sf((wanted - by.mean) / spread, of.freedom)) >= risk if spread else by.mean >= wanted
 
     racing = [place for place in inside if runners[place].role != "baseline"]
     if not racing:
