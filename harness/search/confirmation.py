@@ -86,10 +86,13 @@ class Answer(NamedTuple):
     ranked: Sequence[Candidate]
     """Best first by val: who is still in the race before who has left it."""
     chosen: Candidate
-    beaten: bool
-    """Whether every start point was beaten; else the best of those that were not is chosen."""
     compared: Sequence[Compared]
     """With the start points and the baseline."""
+
+    @property
+    def beaten(self) -> bool:
+        """Whether every start point was beaten; else the best of those that were not is chosen."""
+        return not self.chosen.start
 
 
 class Confirmation:
@@ -176,7 +179,7 @@ class Confirmation:
         others = [place for place, one in enumerate(self.field) if (one.start or one.baseline) and place != best]
         compared = [Compared(self.field[place], difference(test[best], test[place], of)) for place in others]
         order = inside + [place for place in by_mean if place not in inside]
-        return Answer([self.field[place] for place in order], chosen, not chosen.start, compared)
+        return Answer([self.field[place] for place in order], chosen, compared)
 
 
 def check_test(config: DataConfig, folder: Path) -> Data:

@@ -32,18 +32,20 @@ class TimeLeft:
 
     def __init__(self, phases: Callable[[], Iterable[Expected]]) -> None:
         self.phases, self.start = phases, time.monotonic()
-        self.before = self.steps_done()
-
-    def steps_done(self) -> int:
-        return sum(record.step for phase in self.phases() for record in phase.store.records)
+        self.before = steps_done(phases())
 
     def seconds(self) -> float | None:
         """None: nothing tells yet."""
-        done = self.steps_done() - self.before
+        phases = list(self.phases())
+        done = steps_done(phases) - self.before
         if done <= 0:
             return None
         taken = time.monotonic() - self.start
-        return taken / done * sum(steps_left(phase) for phase in self.phases())
+        return taken / done * sum(steps_left(phase) for phase in phases)
+
+
+def steps_done(phases: Iterable[Expected]) -> int:
+    return sum(record.step for phase in phases for record in phase.store.records)
 
 
 def steps_left(phase: Expected) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.atomic import write_text
 from harness.config.search import SearchConfig
+from harness.search.confirmation import best_of
 from harness.search.trial_store import TrialRecord, TrialStore
 
 SPENT = "searched_seconds"
@@ -75,9 +76,8 @@ def waited_in_vain(search: SearchConfig, records: Sequence[TrialRecord]) -> bool
     """Whether `stop.patience` trials after the best have ended, by no fault of the machine. Those that still run may
     change that."""
     patience = search.stop.patience
-    complete = [record for record in records if record.state == "complete" and record.metric is not None]
-    if patience is None or not complete:
+    best = best_of(search, [record for record in records if record.state == "complete"])
+    if patience is None or best is None:
         return False
-    best = max(complete, key=lambda one: (search.sign * (one.metric or 0.0), -one.number))
     later = [record for record in records if record.number > best.number]
     return sum(record.ended and not record.lost for record in later) >= patience

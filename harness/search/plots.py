@@ -12,7 +12,7 @@ from plotly.graph_objects import Figure
 from harness.cli.options import sqlite_uri
 from harness.config.search import SearchConfig
 from harness.search.search_space import SearchParameter
-from harness.search.searcher import frozen
+from harness.search.searcher import frozen, new_study
 from harness.search.trial_store import TrialRecord
 from harness.tracking import Run
 
@@ -32,9 +32,17 @@ def log_plots(
 def write_plots(path: Path, plots: Mapping[str, Figure]) -> None:
     """All on one page, which carries plotly.js itself: what MLflow's log_figure writes is blank without a network."""
     parts = [f"<!doctype html><meta charset='utf-8'><title>{html.escape(path.parent.name)}</title>"]
-    for number, (name, figure) in enumerate(plots.items()):
-        parts += [f"<h2>{name.replace('_', ' ')}</h2>", figure.to_html(full_html=False, include_plotlyjs=number == 0)]
+    for name, plot in as_html(plots).items():
+        parts += [f"<h2>{name.replace('_', ' ')}</h2>", plot]
     path.write_text("\n".join(parts), encoding="utf-8")
+
+
+def as_html(plots: Mapping[str, Figure]) -> dict[str, str]:
+    """Parts of one page by name; the first carries plotly.js."""
+    return {
+        name: figure.to_html(full_html=False, include_plotlyjs=number == 0)
+        for number, (name, figure) in enumerate(plots.items())
+    }
 
 
 def export_study(path: Path, name: str, mode: str, trials: Sequence[optuna.trial.FrozenTrial]) -> optuna.Study:
@@ -51,7 +59,7 @@ def export_study(path: Path, name: str, mode: str, trials: Sequence[optuna.trial
 
 def in_memory(search: SearchConfig, axes: Sequence[SearchParameter], records: Sequence[TrialRecord]) -> optuna.Study:
     """The trials of a search as Optuna knows them."""
-    study = optuna.create_study(direction="maximize" if search.mode == "max" else "minimize")
+    study = new_study(search.mode)
     study.add_trials([frozen(record, axes) for record in records])
     return study
 

@@ -10,6 +10,7 @@ from plotly.graph_objects import Figure, Scatter
 
 from harness.atomic import write_text
 from harness.search.confirmation import Answer, Confirmation
+from harness.search.plots import as_html
 from harness.search.tables import AnswerTable, label
 from harness.search.winner import Picture, Winner
 
@@ -47,12 +48,8 @@ def learning_curves(race: Confirmation, answer: Answer) -> Figure:
 
 
 def write_report(path: Path, page: Page, figures: Mapping[str, Figure]) -> None:
-    """A page that needs nothing from elsewhere: the first plot carries plotly.js."""
-    plots = {
-        name: figure.to_html(full_html=False, include_plotlyjs=number == 0)
-        for number, (name, figure) in enumerate(figures.items())
-    }
-    write_text(path, ENVIRONMENT.from_string(TEMPLATE).render(page=page, plots=plots))
+    """A page that needs nothing from elsewhere."""
+    write_text(path, ENVIRONMENT.from_string(TEMPLATE).render(page=page, plots=as_html(figures)))
 
 
 def description(page: Page, repeat: str, views: Mapping[str, str]) -> str:
