@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 """Of run.json, trial.json and checkpoints. Raise it when what they hold changes its meaning or its names."""
 
 

@@ -23,6 +23,10 @@ class NoRoom(RunFailed):
     """What must be kept cannot be written: the disk is full, read-only or another's."""
 
 
+class ClusterLost(RunFailed):
+    """The Ray cluster is gone; nothing more can be asked of it, not even to disconnect."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop and has saved its state (exit code 130)."""
 

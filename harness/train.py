@@ -25,11 +25,13 @@ from harness.config.train import TrainConfig, add_train_config, flatten, load_co
 from harness.errors import DONE, UserError
 
 if TYPE_CHECKING:
+    from harness.cli.capacity import Team
     from harness.run_dir import RunRecord
     from harness.tracking import Run
 
 EXPERIMENT = "train"
-RESUME_MAY_CHANGE = ("data.cache", "data.cache_dir", "data.loader_workers", "gpus", "workers", "accumulate")
+WORKERS = ("gpus", "workers", "min_workers")
+RESUME_MAY_CHANGE = ("data.cache", "data.cache_dir", "data.loader_workers", *WORKERS, "accumulate")
 """No result depends on these, but for batch norms, which see what one worker has of a batch, or a piece of it."""
 
 
@@ -68,34 +70,31 @@ def run_training(
     Args:
         run_record: of the run that is resumed.
     """
-    from harness.cli import lifecycle, preflight  # torch and MLflow, which take seconds to import
+    from harness.cli import capacity, lifecycle, preflight  # torch and MLflow, which take seconds to import
     from harness.training.provenance import provenance_tags
 
-    workers, gpus = preflight.workers_and_gpus(config, options, words)
-    config = with_batch_size(config, workers)
+    team = capacity.find_team(config, options, words)
+    config = with_batch_size(config, team.most)
     if run_record is not None:
         anew = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')} --name NEW"
         preflight.check_same_images(config, folder, anew)
         uri = run_record.tracking_uri
         run_record = lifecycle.replace_lost_run(run_record, lambda: create_run(folder, uri))
     else:
-        preflight.check_data_and_network(config, workers)
+        preflight.check_data_and_network(config, team.most)
         run_record = start_run(config, folder, options.uri)
-    verb, place = (
-        "resuming" if options.resume else "training",
-        f"{gpus} GPU(s)" if gpus else f"CPU, {workers} worker(s)",
-    )
+    verb = "resuming" if options.resume else "training"
     batch = " + ".join(map(str, used_sizes(config).values()))
-    what = f"{config.data.name}, {config.model.name}, {config.steps} steps of {batch} images, {place}"
+    what = f"{config.data.name}, {config.model.name}, {config.steps} steps of {batch} images, {team}"
     out.print(f"[bold]{verb} {escape(run_dir.display_path(folder))}[/]  {escape(what)}")
     run = lifecycle.reopen_run(run_record)
     same_place = options.storage_path, options.address, options.wait
     resume = run_dir.resume_command("harness.train", folder, *same_place)
     with lifecycle.run_lifecycle(run, run_record, folder, resume):
-        run.note({"harness.workers": str(workers), "harness.gpus": str(gpus)} | provenance_tags("harness.train", words))
+        run.note(team.tags() | provenance_tags("harness.train", words))
         run.params(flatten(config))  # once more when it is resumed, in case it was cut short
         run.files(folder, "config.yaml", "classes.json")
-        metrics = train_and_publish(config, folder, run, workers, gpus, options)
+        metrics = train_and_publish(config, folder, run, team, options)
     from harness.training.trainer import NETWORKS
 
     show_result(metrics, NETWORKS, config.eval.network, run_dir.display_path(folder))
@@ -144,7 +143,7 @@ def create_run(folder: Path, uri: str) -> "RunRecord":
 
 
 def train_and_publish(
-    config: TrainConfig, folder: Path, run: "Run", workers: int, gpus: int, options: CommonOptions
+    config: TrainConfig, folder: Path, run: "Run", team: "Team", options: CommonOptions
 ) -> dict[str, float]:
     """Train on what was asked for, and put the best network into MLflow; returns the last metrics."""
     import torch
@@ -155,16 +154,16 @@ def train_and_publish(
     from harness.training.trainer import TrainJob, train
 
     job = TrainJob(config, folder, run.uri, run.run_id, splits=folder / run_dir.SPLITS)
-    with TrainingDisplay(config.steps) as display:
-        if workers == 1 and not options.address:
-            device = torch.device("cuda", 0) if gpus else torch.device("cpu")
-            message = "stopping after this step; once more to stop at once"
-            with Interrupts(message, deferred=True, insist=True) as interrupts:
-                metrics = train(job, LocalContext(device, display.show, interrupts.raised))
+    interrupts = Interrupts("stopping after this step; once more to stop at once", deferred=True, insist=True)
+    with TrainingDisplay(config.steps) as display, interrupts:
+        if team.numbers == (1,) and not options.address:
+            device = torch.device("cuda", 0) if team.on_gpus else torch.device("cpu")
+            metrics = train(job, LocalContext(device, display.show, interrupts.raised))
         else:
-            from harness.distributed.torch_trainer import train_on_workers
+            from harness.distributed.elastic import train_on_workers
 
-            metrics = train_on_workers(job, workers, gpus, options.address, options.verbose, display.show, say)
+            place = team.numbers, team.on_gpus, options.address, options.verbose
+            metrics = train_on_workers(job, *place, interrupts.raised, display.show, say)
     uri = publish(run, config, folder, metrics["val/best_miou"])
     out.print(f"registered as {uri}", markup=False)
     return metrics

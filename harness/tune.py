@@ -116,14 +116,14 @@ def run_study(
         words: of the command line.
     """
     # torch, MLflow and Ray, which take seconds to import; nothing may be begun before it can go on
-    from harness.cli import preflight
+    from harness.cli import capacity, preflight
     from harness.cli.lifecycle import open_experiment, replace_lost_run
     from harness.cli.signals import Interrupts
     from harness.distributed.connection import connected_for_trials
     from harness.search.study import Study
     from harness.training.provenance import provenance_tags
 
-    preflight.check_trial_resources(search.resources, options)
+    capacity.check_trial_resources(search.resources, options)
     if options.resume:
         preflight.check_same_images(base, folder, repeat_command(folder), ("val", "test"))
     stored = folder / run_dir.SPLITS if options.resume else None
@@ -140,7 +140,6 @@ def run_study(
             opening = pool.submit(open_experiment, uri, folder.name) if sure and run_record is None else None
             cluster = options.address, options.verbose, options.wait, say
             with connected_for_trials(search.resources, *cluster) as max_concurrent_trials:
-                interrupts.install()
                 interrupts.deferred = True  # until the study, which exists from now on, can say how to go on with it
                 if run_record is None:
                     experiment = opening.result() if opening else open_experiment(uri, folder.name)
@@ -181,7 +180,7 @@ def simulate_study(
         slots = max(1, (os.cpu_count() or 1) // search.resources.all_cpus)
         again = f"python -m harness.tune {shlex.join(words)}"
         tags = provenance_tags("harness.tune", words)
-        Study(search, base, folder, run_record, again, interrupts, slots, tags, runner).run(options)
+        Study(search, base, folder, run_record, again, interrupts, lambda: slots, tags, runner).run(options)
     return DONE
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def ray_start(*words: str) -> Iterator[None]:
+def ray_start(*words: str) -> Iterator["subprocess.Popen[str]"]:
     """`ray start --block` with more words, for as long as the block lasts, in a group of processes of its own."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *words]
     process = subprocess.Popen(
@@ -50,9 +50,10 @@ def ray_start(*words: str) -> Iterator[None]:
                 break
         else:
             raise AssertionError("".join(said))
-        yield
+        yield process
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 

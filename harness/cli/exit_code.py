@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from classmix_core.errors import DataError, InvalidValue
 from harness.cli.display import err
-from harness.errors import FAILED, INTERRUPTED, REFUSED, Interrupted, RunFailed, UserError, is_no_room
+from harness.errors import FAILED, INTERRUPTED, REFUSED, ClusterLost, Interrupted, RunFailed, UserError, is_no_room
 
 
 def run_command(main: Callable[[Sequence[str] | None], int], args: Sequence[str] | None = None) -> None:
@@ -19,6 +19,7 @@ def run_command(main: Callable[[Sequence[str] | None], int], args: Sequence[str]
     Args:
         main: takes the words of the command line (None: those of this process).
     """
+    at_once = False
     try:
         code = main(args)
     except (UserError, DataError, InvalidValue) as error:
@@ -27,7 +28,7 @@ def run_command(main: Callable[[Sequence[str] | None], int], args: Sequence[str]
         code = REFUSED
     except RunFailed as error:
         err.print(f"[bold red]failed:[/] {escape(str(error))}")
-        code = FAILED
+        code, at_once = FAILED, isinstance(error, ClusterLost)
     except (KeyboardInterrupt, Interrupted):
         code = INTERRUPTED
     except Exception as error:
@@ -38,8 +39,8 @@ def run_command(main: Callable[[Sequence[str] | None], int], args: Sequence[str]
         code = FAILED
     sys.stdout.flush()
     sys.stderr.flush()
-    if code == INTERRUPTED:
+    if code == INTERRUPTED or at_once:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        os._exit(code)  # all is saved and closed; after a search Python's own end takes 4 s more
+        os._exit(code)  # all is saved and closed; Python's own end takes 4 s more after a search, or waits for Ray
     sys.exit(code)

@@ -113,7 +113,7 @@ def run_lifecycle(
         if (full := first_cause(error, is_no_room)) and not isinstance(error, RunFailed):
             raise RunFailed(f"{one_line(full)}. {go_on}") from error
         if isinstance(error, RunFailed) and not isinstance(error, TrainingError) and resume not in str(error):
-            raise RunFailed(f"{error} {go_on}") from error
+            raise type(error)(f"{error} {go_on}") from error
         if not isinstance(error, RunFailed):  # the message of a TrainingError says what helps
             err.print(f"failed. {go_on}", markup=False)
         raise

@@ -1,8 +1,7 @@
-"""Checks before a run is made, so that bad input fails at once and not hours later: GPUs and cores, data files, network
-and weights, metric, output folders."""
+"""Checks before a run is made, so that bad input fails at once and not hours later: data files, network and weights,
+metric, output folders."""
 
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,10 +14,8 @@ from classmix_core.errors import DataError
 from classmix_core.models import build_model
 from harness import run_dir
 from harness.cli.display import out, show_check, warn
-from harness.cli.options import CommonOptions
-from harness.config.batch_size import most_workers, require_divisible, train_command, used_sizes, with_batch_size
+from harness.config.batch_size import used_sizes, with_batch_size
 from harness.config.parser import naming_keys
-from harness.config.search import Resources
 from harness.config.train import TrainConfig
 from harness.errors import UserError
 from harness.inference import gallery
@@ -105,74 +102,6 @@ def check_same_images(config: TrainConfig, folder: Path, anew: str, roles: tuple
     with naming_keys("data"):
         data = load_data(config.data, tuple(role for role in roles if role in stored))
     run_dir.require_same_images(folder, data, anew)
-
-
-def workers_and_gpus(config: TrainConfig, options: CommonOptions, words: Sequence[str]) -> tuple[int, int]:
-    """How many workers and GPUs a training uses: where it does not say, as many as can share its batch.
-
-    Args:
-        options: whether what the cluster does not have yet is waited for, among others.
-        words: of the command line, for the message.
-
-    Raises:
-        UserError: more GPUs than there are, more workers than a cluster has CPUs, or than can share the batch evenly.
-    """
-    there, where = available(options.address)
-    gpus_there = int(there.get("GPU", 0))
-    if options.wait:
-        gpus_there = max(gpus_there, config.gpus or 0)
-    gpus = min(gpus_there, config.workers or gpus_there) if config.gpus is None else config.gpus
-    if config.gpus is None and gpus_there and config.workers and config.workers > gpus_there:
-        raise UserError(
-            f"workers: {config.workers} asked for, but {where} has {gpus_there} GPU(s); add --gpus 0 for the CPU"
-        )
-    if gpus > gpus_there:
-        instead = {"--gpus": gpus_there} if gpus_there else {"--gpus": 0, "--workers": 2}
-        raise UserError(
-            f"gpus: {gpus} asked for, but {where} has {gpus_there}; "
-            + ("add --wait to queue, or " if options.address else "")
-            + f"run{'' if gpus_there else ' on CPU'}: {train_command(words, instead)}"
-        )
-    if config.gpus is None and config.workers is None and gpus > 1:
-        gpus = most_workers(config, gpus)
-    workers, cpus_there = gpus or config.workers or 1, int(there.get("CPU", 0))
-    if options.address and not gpus and workers > cpus_there and not options.wait:
-        fewer = train_command(words, {"--workers": most_workers(config, cpus_there)})
-        raise UserError(
-            f"workers: {workers} asked for, but {where} has {cpus_there} CPU(s), one for each; "
-            + (f"run: {fewer}, or " if cpus_there else "")
-            + "add --wait to queue"
-        )
-    require_divisible(config, workers, gpus, words)
-    return workers, gpus
-
-
-def check_trial_resources(resources: Resources, options: CommonOptions) -> None:
-    """
-    Raises:
-        UserError: a trial fits nowhere, and no other nodes are waited for.
-    """
-    if options.wait:
-        return
-    there, where = available(options.address)
-    own = options.address is None  # a Ray of our own counts as many cores as needed
-    cpus = resources.cpus if own else resources.all_cpus
-    for name, asked, unit in (("gpus", resources.gpus, "GPU"), ("cpus", cpus, "CPU")):
-        have = there.get(unit, 0)
-        if asked > have:
-            raise UserError(
-                f"resources.{name}: {asked:g} asked for each trial, but {where} has {have:g} {unit}s"
-                + ("." if own else "; add --wait to queue.")
-            )
-
-
-def available(address: str | None) -> tuple[Mapping[str, float], str]:
-    """What a cluster or this machine has of CPU and GPU, and how to call it."""
-    if address is None:
-        return {"GPU": torch.cuda.device_count(), "CPU": os.cpu_count() or 1}, "this machine"
-    from harness.distributed.connection import cluster_resources
-
-    return cluster_resources(address)
 
 
 def warn_of_missing_test(config: TrainConfig) -> None:

@@ -29,19 +29,15 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         self.before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self.install()
+        if threading.current_thread() is threading.main_thread():  # where alone Python hears signals
+            for number in self.before:
+                signal.signal(number, self.handle)
         return self
 
     def __exit__(self, *_: object) -> None:
         if threading.current_thread() is threading.main_thread():
             for number, handler in self.before.items():
                 signal.signal(number, handler)
-
-    def install(self) -> None:
-        """Ray has handlers of its own: call it again after them. Python hears signals in the main thread alone."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self.handle)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         if self.raised_at is None:
@@ -62,7 +58,7 @@ class Interrupts:
     def raised(self) -> bool:
         return self.raised_at is not None
 
-    def check(self) -> None:
-        """Raise it again, should it have been lost: in a destructor, or in an import with a bare except."""
-        if self.raised():
+    def check(self, seconds: float = 0.0) -> None:
+        """Raise what was noted, or lost in a destructor or in an import with a bare except, so long ago or longer."""
+        if self.raised_at is not None and time.monotonic() >= self.raised_at + seconds:
             raise KeyboardInterrupt

@@ -39,6 +39,12 @@ def most_workers(config: TrainConfig, at_most: int) -> int:
     return next((workers for workers in range(at_most, 1, -1) if divides(config, workers)), 1)
 
 
+def sharing_numbers(config: TrainConfig, fewest: int, most: int) -> tuple[int, ...]:
+    """The numbers of workers, the fewest first, that can share evenly the batch that `most` workers share."""
+    filled = with_batch_size(config, most)
+    return tuple(workers for workers in range(fewest, most + 1) if divides(filled, workers))
+
+
 def require_divisible(config: TrainConfig, workers: int, gpus: int = 0, words: Sequence[str] | None = None) -> None:
     """
     Args:

@@ -21,6 +21,8 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 CONFIGURATIONS = ("--config", "--train")
 """Flags whose value is a file that other flags override."""
+RANGES = ("--gpus", "--workers")
+"""Flags that take MIN:MAX as well."""
 SHIPPED = {"--space": "search_spaces", "--config": "recipes", "--train": "recipes"}
 """Flags whose value may be the name of a file that comes with the harness, and the folder that holds those."""
 
@@ -34,7 +36,7 @@ class Parser(jsonargparse.ArgumentParser):
         Raises:
             UserError: an unknown key, a value of a wrong type, an unreadable file.
         """
-        words = files_first(with_shipped_files(sys.argv[1:] if args is None else args))
+        words = files_first(with_shipped_files(with_ranges(sys.argv[1:] if args is None else args)))
         with self.errors_in_one_line(last_config_file(words), always=False):
             return self.parse_args(words)
 
@@ -143,6 +145,20 @@ def files_first(words: Sequence[str]) -> list[str]:
         (files if is_file else rest).append(word)
         is_value = flag in CONFIGURATIONS and not equals and not is_value
     return files + rest
+
+
+def with_ranges(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with `--workers 1:8` as `--workers=8 --min_workers=1`. (YAML takes 1:8 for 68.)"""
+    found: list[str] = []
+    for word in words:
+        flag = f"{found.pop()}=" if found and found[-1] in RANGES else ""
+        text = f"{flag}{word}"
+        parts = re.fullmatch(r"(--\w+)=(\d+):(\d+)", text)
+        if parts and parts[1] in RANGES:
+            found += [f"{parts[1]}={parts[3]}", f"--min_workers={parts[2]}"]
+        else:
+            found += [flag[:-1], word] if flag else [word]
+    return found
 
 
 def with_shipped_files(words: Sequence[str]) -> list[str]:

@@ -74,6 +74,9 @@ class TrainConfig:
     """GPUs to train on, one worker each. Unset: all that the machine has; 0: CPU."""
     workers: int | None = None
     """Data parallel workers, which share each batch. Unset: one a GPU, or one on CPU."""
+    min_workers: int | None = None
+    """Elastic training: as few workers will do while machines come and go, with the same batch and result. `--workers
+    1:8` and `--gpus 1:8` set it as well. Unset: no fewer than there shall be."""
     accumulate: int = 1
     """Forward and backward passes a step, each over an equal piece of a worker's share of the batch: for batches that
     do not fit into memory."""
@@ -94,10 +97,14 @@ class TrainConfig:
         for name in ("steps", "eval_every", "log_every", "accumulate"):
             value = getattr(self, name)
             require(value >= 1, name, f"{name} >= 1", value)
-        for name in ("checkpoint_every", "workers"):
+        for name in ("checkpoint_every", "workers", "min_workers"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, f"{name} >= 1", value)
         require(self.gpus is None or self.gpus >= 0, "gpus", "gpus >= 0", self.gpus)
+        most = self.gpus or self.workers
+        if self.min_workers is not None and most is not None:
+            name = "gpus" if self.gpus else "workers"
+            require(self.min_workers <= most, "min_workers", f"min_workers <= {name} ({most})", self.min_workers)
         rule = "optim.lr_scales == uniform unless model.name == deeplabv2"
         fits = self.optim.lr_scales == "uniform" or self.model.name == "deeplabv2"
         require(fits, "optim.lr_scales", rule, self.optim.lr_scales)

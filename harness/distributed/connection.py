@@ -2,7 +2,10 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -12,6 +15,8 @@ import ray
 from harness import RAY_ENVIRONMENT
 from harness.config.search import Resources
 from harness.config.train import Values
+from harness.distributed.cluster import leaving, may_grow, reachable
+from harness.distributed.heartbeat import disconnect
 from harness.distributed.waiting import trial_bundles, wait_for_room
 from harness.errors import UserError
 
@@ -48,12 +53,13 @@ def connected(
     else:  # a cluster does not inherit our environment; given to a Ray of our own, it would make it start afresh
         local = {"runtime_env": {"env_vars": RAY_ENVIRONMENT}}
     try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=verbose,
-            logging_level=logging.INFO if verbose else logging.ERROR,
-            **local,
-        )
+        with keeping_signal_handlers():
+            ray.init(
+                address=address or "local",
+                log_to_driver=verbose,
+                logging_level=logging.INFO if verbose else logging.ERROR,
+                **local,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is None:
             raise
@@ -66,7 +72,21 @@ def connected(
     try:
         yield
     finally:
-        ray.shutdown()
+        disconnect()
+
+
+@contextmanager
+def keeping_signal_handlers() -> Iterator[None]:
+    """Put those of Ctrl-C and SIGTERM back when the block ends: Ray's own of SIGTERM aborts the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def require_listener(address: str | None) -> None:
@@ -83,9 +103,9 @@ def require_listener(address: str | None) -> None:
 
 
 def cluster_resources(address: str) -> tuple[dict[str, float], str]:
-    """What a cluster has, such as CPU and GPU, and how to call it."""
+    """CPU and GPU of a cluster, with what its autoscaler may add, and how to call it."""
     with connected(address, verbose=False):
-        return ray.cluster_resources(), cluster_name()
+        return reachable(), cluster_name()
 
 
 def cluster_name() -> str:
@@ -96,9 +116,11 @@ def cluster_name() -> str:
 @contextmanager
 def connected_for_trials(
     resources: Resources, address: str | None, verbose: bool, wait: bool, say: Callable[[str], None]
-) -> Iterator[int]:
-    """Ray for a study, and how many trials fit at a time. One of our own has as many cores as a trial needs even where
-    there are fewer; on a cluster that is busy, room for one trial is waited for.
+) -> Iterator[Callable[[], int]]:
+    """Ray for a study, and how many trials fit at a time, asked anew whenever one may start.
+
+    A Ray of our own has as many cores as a trial needs even where there are fewer. On a cluster that is busy, room for
+    one trial is waited for.
 
     Args:
         wait: also for nodes that a cluster does not have yet.
@@ -114,10 +136,10 @@ def connected_for_trials(
         refuse_leaks(resources)
         if address is not None:
             if not wait:
-                max_concurrent_trials(resources)
+                refuse_no_room(resources)
             say(f"on {cluster_name()}")
             wait_for_room(trial_bundles(resources), say)
-        yield max_concurrent_trials(resources)
+        yield Room(resources)
 
 
 def refuse_leaks(resources: Resources) -> None:
@@ -142,21 +164,41 @@ def state_api_answers() -> bool:
     return True
 
 
-def max_concurrent_trials(resources: Resources) -> int:
-    """How many trials fit at a time.
-
-    Raises:
-        UserError: none.
+def refuse_no_room(resources: Resources) -> None:
     """
-    fit = 0
+    Raises:
+        UserError: a trial fits on none of the machines, and no other ones will be added.
+    """
+    fit, each = workers_that_fit(resources), resources.workers_per_trial
+    if fit < each and not may_grow():
+        raise UserError(f"resources: {each} worker(s) a trial asked for, but there is room for {fit}.")
+
+
+def workers_that_fit(resources: Resources) -> int:
+    """How many workers of trials all machines that stay have room for, if nobody else is there."""
+    fit, going = 0, leaving()
     for node in ray.nodes():
-        there = node["Resources"] if node["Alive"] else {}
+        there = node["Resources"] if node["Alive"] and node["NodeID"] not in going else {}
         workers = int(there.get("CPU", 0) // resources.cpus)
         if resources.gpus:
             on_each = int(1 / resources.gpus + 1e-9) if resources.gpus < 1 else 1
             workers = min(workers, on_each * int(there.get("GPU", 0)))
         fit += workers
-    each = resources.workers_per_trial
-    if fit < each:
-        raise UserError(f"resources: {each} worker(s) a trial asked for, but there is room for {fit}.")
-    return fit // each
+    return fit
+
+
+class Room:
+    """How many trials fit at a time, looked up anew every few seconds, since machines come and go."""
+
+    EVERY = 2.0
+    """Seconds."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources, self.trials, self.looked_at = resources, 1, float("-inf")
+
+    def __call__(self) -> int:
+        """At least one, and one more where the autoscaler may add machines: by what waits it knows that it must."""
+        if time.monotonic() > self.looked_at + self.EVERY:
+            self.trials = max(1, workers_that_fit(self.resources) // self.resources.workers_per_trial + may_grow())
+            self.looked_at = time.monotonic()
+        return self.trials

@@ -1,6 +1,7 @@
 """The training loop's context in a Ray Train worker, and the actor that carries rank 0's progress and reports to the
 driver, and the answers back."""
 
+import threading
 import time
 from typing import Any
 
@@ -8,6 +9,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed as dist
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
@@ -32,6 +34,23 @@ class ProgressActor:
         self.answers: dict[int, bool] = {}
         self.closed = False
         self.traceback: str | None = None
+        self.nodes: set[str] = set()
+        self.shall_stop = False
+
+    def join(self, node: str) -> None:
+        """A worker has begun, on this node."""
+        self.nodes.add(node)
+
+    def joined(self) -> set[str]:
+        """The nodes of the workers, by id."""
+        return self.nodes
+
+    def stop(self) -> None:
+        """The training shall be saved after the step that it is in, and end."""
+        self.shall_stop = True
+
+    def stops(self) -> bool:
+        return self.shall_stop
 
     def note_traceback(self, text: str) -> None:
         """Of an error that is a bug or a fault of the machine."""
@@ -72,8 +91,56 @@ class ProgressActor:
 
 def start_progress_actor() -> Any:
     """On the node of this process, if it can be: on another it would die with that one, and the training for it."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ProgressActor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+
+
+class StopSignal:
+    """Tells all workers in the same step that they shall stop.
+
+    Rank 0 hears of it in a thread. In each step all workers begin to exchange whether it has, on a group of their own
+    that the device knows nothing of, and read the answer of the step before: it has come by then, so that no worker
+    waits, neither for the others nor for its device.
+    """
+
+    EVERY = 0.25
+    """Seconds between two questions of rank 0."""
+
+    def __init__(self, rank: int, world_size: int, progress_actor: ActorHandle) -> None:
+        self.rank, self.world_size, self.progress_actor = rank, world_size, progress_actor
+        self.heard = threading.Event()
+        self.begun = False
+        self.group: Any = None
+        self.exchange: tuple[Tensor, Any] | None = None
+
+    def begin(self) -> None:
+        self.begun = True
+        if self.rank == 0:
+            threading.Thread(target=self.listen, daemon=True).start()
+        if self.world_size > 1:
+            self.group = dist.new_group(backend="gloo")
+
+    def listen(self) -> None:
+        while not self.heard.wait(self.EVERY):
+            try:
+                if ray.get(self.progress_actor.stops.remote()):
+                    self.heard.set()
+            except ray.exceptions.RayError:
+                return  # the driver is gone, and this worker goes with it
+
+    def seen(self) -> bool:
+        """Called by all workers equally often; the same answer for all of them."""
+        if not self.begun:
+            self.begin()
+        if self.group is None:
+            return self.heard.is_set()
+        flag, before = torch.tensor(float(self.heard.is_set())), self.exchange
+        self.exchange = flag, dist.all_reduce(flag, dist.ReduceOp.MAX, self.group, async_op=True)
+        if before is None:
+            return False
+        answer, work = before
+        work.wait()
+        return answer.item() > 0
 
 
 class RayTrainContext:
@@ -90,6 +157,8 @@ class RayTrainContext:
         self.rank, self.world_size = ray_context.get_world_rank(), ray_context.get_world_size()
         self.device = ray.train.torch.get_device()
         self.progress_actor = progress_actor
+        self.stop = StopSignal(self.rank, self.world_size, progress_actor)
+        progress_actor.join.remote(ray.get_runtime_context().get_node_id())
 
     def wrap(self, model: nn.Module) -> nn.Module:
         # each worker keeps running statistics of its own, and the trainer averages them: rank 0's would count alone
@@ -108,11 +177,14 @@ class RayTrainContext:
         ray.train.report(metrics)
 
     def stopping(self) -> bool:
-        return False
+        return self.stop.seen()
 
 
 class RayTrialContext(RayTrainContext):
     """One of several workers that are a trial of a search together."""
+
+    def stopping(self) -> bool:
+        return False
 
     def show(self, progress: Progress) -> None:
         pass

@@ -12,13 +12,16 @@ from harness.config.search import Resources
 EVERY = 3.0
 """Seconds between two lines; a Ctrl-C is heard after them."""
 
+AT_ONCE = 2.0
+"""Seconds in which Ray reserves what is free."""
+
 Bundle = Mapping[str, float]
 """What one worker reserves on one machine: CPU and GPU."""
 
 
-def training_bundles(workers: int, gpus: int) -> list[Bundle]:
+def training_bundles(workers: int, on_gpus: bool) -> list[Bundle]:
     """What Ray Train reserves for a training."""
-    return [{"GPU": 1} if gpus else {"CPU": 1}] * workers
+    return [{"GPU": 1} if on_gpus else {"CPU": 1}] * workers
 
 
 def trial_bundles(resources: Resources) -> list[Bundle]:
@@ -41,6 +44,15 @@ def wait_for_room(bundles: Sequence[Bundle], say: Callable[[str], None]) -> None
         with hearing_signals():
             while not group.wait(EVERY):
                 say(what_is_missing(bundles, ray.available_resources()))
+    finally:
+        remove_placement_group(group)
+
+
+def has_room(bundles: Sequence[Bundle]) -> bool:
+    """Whether the cluster has room for all bundles at a time, now."""
+    group = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")
+    try:
+        return group.wait(AT_ONCE)
     finally:
         remove_placement_group(group)
 

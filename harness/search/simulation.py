@@ -2,10 +2,9 @@
 and files, on a clock of its own, so that a study takes seconds."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
 from ray.tune.search import Searcher
 
@@ -46,22 +45,18 @@ def simulate_phases(
     setup: TrialSetup,
     phases: Iterator[PhaseRun],
     interrupts: Interrupts,
-    max_concurrent_trials: int,
+    max_concurrent_trials: Callable[[], int],
 ) -> None:
     """Run all trials of all phases, as `run_phases` does.
 
     Raises:
         KeyboardInterrupt: at the next report, if one was noted.
     """
-    through, names, order = Phases(phases, interrupts), count(), count()
+    through, names, order = Phases(phases, interrupts, max_concurrent_trials), count(), count()
     clock, working = 0.0, []  # type: ignore[var-annotated]
     while True:
         through.turn()
-        given: Any = None
-        while len(working) < max_concurrent_trials:
-            given = through.suggest(name := str(next(names)))
-            if not isinstance(given, dict):
-                break
+        while isinstance(given := through.suggest(name := str(next(names))), dict):
             trial = start(recorded, base, through, name, given[NUMBER])
             heapq.heappush(working, (clock + SECONDS_A_STEP, next(order), trial, None))
         if not working:

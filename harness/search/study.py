@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
-import ray
-
 from harness import run_dir
 from harness.cli.display import format_metric, out
 from harness.cli.lifecycle import reopen_run, run_lifecycle
@@ -17,6 +15,7 @@ from harness.cli.options import CommonOptions
 from harness.cli.signals import Interrupts
 from harness.config.search import UNLABELLED_WEIGHT, SearchConfig, draws_splits
 from harness.config.train import TrainConfig, Values, flatten
+from harness.distributed.heartbeat import disconnect
 from harness.run_dir import RunRecord
 from harness.search import recovery, tables
 from harness.search.confirmation import Confirmation, best_of, candidates, check_test
@@ -43,7 +42,7 @@ from harness.tracking import STORE_ERRORS, one_line
 from harness.tracking.experiment import store_views
 from harness.training.provenance import datasets
 
-Runner = Callable[[TrialSetup, Iterator[PhaseRun], Interrupts, int], None]
+Runner = Callable[[TrialSetup, Iterator[PhaseRun], Interrupts, Callable[[], int]], None]
 
 
 @dataclass
@@ -54,7 +53,7 @@ class Study:
         base: the configuration that all trials share.
         folder: with space.yaml and config.yaml.
         resume: the command that goes on with it.
-        max_concurrent_trials: how many fit at a time.
+        max_concurrent_trials: how many fit at a time, which may change.
         provenance: tags of the command, for every run that it makes.
         runner: runs the trials of all phases; by default Ray Tune, else no training is real.
     """
@@ -65,7 +64,7 @@ class Study:
     run_record: RunRecord
     resume: str
     interrupts: Interrupts
-    max_concurrent_trials: int
+    max_concurrent_trials: Callable[[], int]
     provenance: Mapping[str, str]
     runner: Runner = run_phases
 
@@ -103,7 +102,7 @@ class Study:
             if not options.verbose:
                 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints the traceback of a failed trial
             verb = "resuming" if options.resume else "searching"
-            tables.announce(verb, self.folder, self.search, self.total, self.longest, self.max_concurrent_trials)
+            tables.announce(verb, self.folder, self.search, self.total, self.longest, self.max_concurrent_trials())
             given = self.base, self.folder, self.run_record, self.search.resources, self.search.metric, self.provenance
             self.runner(TrialSetup(*given), self.phases(), self.interrupts, self.max_concurrent_trials)
 
@@ -288,7 +287,7 @@ class Study:
     def close(self) -> str | None:
         """End what runs, then the MLflow runs whose trial was killed before it could; or why not, in one line."""
         self.interrupts.ignore_signals()
-        ray.shutdown()
+        disconnect()
         self.parent.metrics(sum(store.ended for store in self.stores), tables.spent(self.search, *self.stores))
         try:
             recovery.finish_children(self.stores, self.run_record)

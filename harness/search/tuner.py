@@ -1,7 +1,8 @@
 """Ray Tune over the trials of a study, phase by phase. It keeps nothing that we need: the store does."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from typing import Any, NamedTuple
 
 from ray import tune
@@ -11,6 +12,8 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from harness.cli.signals import Interrupts
+from harness.distributed.background import in_background
+from harness.distributed.heartbeat import Heartbeat
 from harness.search.progress import SearchProgress
 from harness.search.scheduler import PruneAtReport
 from harness.search.searcher import NUMBER, ResumableSearcher
@@ -18,6 +21,10 @@ from harness.search.trial import PHASE, TrialSetup, run_trial
 from harness.search.trial_store import Phase
 
 FOLDER = "tune"
+LOOK = 1.0
+"""Seconds between two looks at what else may end Tune."""
+STUCK = 5.0
+"""Seconds in which Tune hears of a Ctrl-C if it hears at all."""
 
 
 class PhaseRun(NamedTuple):
@@ -32,13 +39,17 @@ class PhaseRun(NamedTuple):
 class Phases:
     """Goes through the phases: when one is over, the next begins, and with it whatever comes between the two."""
 
-    def __init__(self, phases: Iterator[PhaseRun], interrupts: Interrupts) -> None:
-        self.left, self.interrupts = phases, interrupts
+    def __init__(
+        self, phases: Iterator[PhaseRun], interrupts: Interrupts, max_concurrent_trials: Callable[[], int]
+    ) -> None:
+        self.left, self.interrupts, self.max_concurrent_trials = phases, interrupts, max_concurrent_trials
         self.now = next(phases, None)
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial; None: there is none yet. Tune lets errors out of here and of `turn` through as they are."""
         while self.now is not None:
+            if len(self.now.searcher.running) >= self.max_concurrent_trials():
+                return None
             found = self.now.searcher.suggest(trial_id)
             if found != Searcher.FINISHED:
                 return None if found is None else {**found, PHASE: self.now.phase}
@@ -56,15 +67,19 @@ class Phases:
 
 
 def run_phases(
-    setup: TrialSetup, phases: Iterator[PhaseRun], interrupts: Interrupts, max_concurrent_trials: int
+    setup: TrialSetup, phases: Iterator[PhaseRun], interrupts: Interrupts, max_concurrent_trials: Callable[[], int]
 ) -> None:
     """Run the trials of all phases that have not ended, in one run of Tune, so that a process which has imported torch,
     Ray and MLflow serves all of them.
 
+    Args:
+        max_concurrent_trials: how many fit at a time, which may change.
+
     Raises:
+        ClusterLost: see `Heartbeat`.
         KeyboardInterrupt: at the next turn of Tune's loop, if one was noted.
     """
-    ThroughPhases.phases = Phases(phases, interrupts)
+    ThroughPhases.phases = Phases(phases, interrupts, max_concurrent_trials)
     if ThroughPhases.phases.now is None:
         return
     needed: dict[str, float] = {"cpu": setup.resources.cpus, "gpu": setup.resources.gpus}
@@ -72,13 +87,12 @@ def run_phases(
         needed = {"node:__internal_head__": 0.001}
     home = setup.folder / FOLDER
     shutil.rmtree(home, ignore_errors=True)
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, setup=setup), needed),
         tune_config=tune.TuneConfig(
             search_alg=PhasedSearcher(),
             scheduler=PhasedScheduler(),
             num_samples=-1,  # the searcher says when it is over: a trial may be tried again
-            max_concurrent_trials=max_concurrent_trials,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -88,8 +102,24 @@ def run_phases(
             callbacks=[ProgressCallback()],
             failure_config=tune.FailureConfig(max_failures=0),
         ),
-    ).fit()
+    )
+    fit(tuner, interrupts)
     shutil.rmtree(home, ignore_errors=True)
+
+
+def fit(tuner: tune.Tuner, interrupts: Interrupts) -> None:
+    """Run Tune in a thread of its own: where Ray does not answer, this one still hears Ctrl-C, and of a lost cluster.
+
+    Raises:
+        ClusterLost: see `Heartbeat`.
+        KeyboardInterrupt: at the next turn of Tune's loop, or when it does not turn.
+    """
+    fitting, heartbeat = in_background(tuner.fit), Heartbeat()
+    interrupts.deferred = True
+    while not wait([fitting], LOOK).done:
+        heartbeat.beats()
+        interrupts.check(STUCK)
+    fitting.result()
 
 
 class ThroughPhases:

@@ -25,16 +25,16 @@ class Cost:
 
     def __init__(self, context: TrainContext) -> None:
         self.context, self.start, self.before = context, time.monotonic(), 0.0
-        """`before` is what earlier tries took until their last checkpoint."""
+        """`before` is what earlier tries, maybe of more or fewer workers, took until their last checkpoint."""
 
     @property
-    def seconds(self) -> float:
-        return self.before + time.monotonic() - self.start
+    def worker_seconds(self) -> float:
+        """Over all workers."""
+        return self.before + (time.monotonic() - self.start) * self.context.world_size
 
     def metrics(self) -> dict[str, float]:
-        workers, share = self.context.world_size, self.context.gpu_share
-        gpus = workers * share if self.context.device.type == "cuda" else 0
-        return cost(self.seconds, workers * torch.get_num_threads(), gpus)
+        gpus = self.context.gpu_share if self.context.device.type == "cuda" else 0
+        return cost(self.worker_seconds, torch.get_num_threads(), gpus)
 
     @contextmanager
     def logged(self, run: Run | None, step: Callable[[], int]) -> Iterator[None]:

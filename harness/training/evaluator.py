@@ -1,5 +1,6 @@
 """What networks score on val and test, over all workers, and what is logged of it."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -44,16 +45,26 @@ class Evaluator:
             world_size=context.world_size,
         )
         classes, inference = len(self.data.classes), config.eval.inference()
-        matrix = evaluate(
-            network, self.until_stopped(batches), classes, context.device, config.precision, inference=inference
-        )
+        shared = self.until_stopped(batches, len(samples.names))
+        matrix = evaluate(network, shared, classes, context.device, config.precision, inference=inference)
         return (context.mean(matrix.double()) * context.world_size).round().long()
 
-    def until_stopped(self, batches: Iterator[T]) -> Iterator[T]:
-        for batch in batches:
+    def until_stopped(self, batches: Iterator[T], images: int) -> Iterator[T]:
+        """The batches of this worker. Of several, all ask equally often whether to stop: as often as the first, which
+        has the most images, has batches."""
+        left = math.ceil(math.ceil(images / self.context.world_size) / self.config.eval.batch)
+
+        def ask() -> None:
             if self.context.stopping():
                 raise Interrupted
+
+        for batch in batches:
+            if left > 0 or self.context.world_size == 1:  # a batch of images of several sizes comes in parts
+                ask()
+            left -= 1
             yield batch
+        for _ in range(left):
+            ask()
 
     def metrics(self, role: str, matrix: Tensor) -> dict[str, float]:
         """The metrics of a role, by name."""

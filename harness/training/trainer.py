@@ -121,7 +121,7 @@ class Trainer:
     def shared_state(self) -> checkpoint.State:
         return {
             "step": self.next_step,
-            "seconds": self.cost.seconds,
+            "worker_seconds": self.cost.worker_seconds,
             "student": self.model.state_dict(),
             "teacher": self.teacher.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -163,7 +163,7 @@ class Trainer:
             return
         shared, own = checkpoint.load(self.checkpoints.last, self.context.rank)
         self.next_step, self.best, self.metrics = shared["step"], shared["best"], shared["metrics"]
-        self.unevaluated, self.cost.before = shared["unevaluated"], shared["seconds"]
+        self.unevaluated, self.cost.before = shared["unevaluated"], shared["worker_seconds"]
         self.model.load_state_dict(shared["student"])
         self.teacher.load_state_dict(shared["teacher"])
         self.optimizer.load_state_dict(shared["optimizer"])

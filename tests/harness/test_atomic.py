@@ -42,10 +42,10 @@ def test_json_comes_back_without_its_format(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"a": 1}', ("format must be 2, but got none", "another version or program")),
-        ('{"format": 0}', ("format must be 2, but got 0", "another version or program")),
-        ('{"format": 1}', ("format must be 2, but got 1", "another version or program")),
-        ('{"format": "x"}', ("format must be 2, but got 'x'", "another version or program")),
+        ('{"a": 1}', ("format must be 3, but got none", "another version or program")),
+        ('{"format": 0}', ("format must be 3, but got 0", "another version or program")),
+        ('{"format": 1}', ("format must be 3, but got 1", "another version or program")),
+        ('{"format": "x"}', ("format must be 3, but got 'x'", "another version or program")),
         ("[1, 2]", ("a JSON mapping", "[1, 2]")),
         ('{"format": 2', ("must be a JSON file",)),
         ("", ("must be a JSON file",)),

@@ -29,7 +29,7 @@ OURS = RunRecord("train", "sqlite:///x.db", "1", "abc")
 FOREIGN = {
     "newer": json.dumps({"format": 99, "kind": "train"}),
     "without format": json.dumps({"kind": "train", "finished": False}),
-    "other keys": json.dumps({"format": 2, "id": 3, "state": "running"}),
+    "other keys": json.dumps({"format": 3, "id": 3, "state": "running"}),
     "list": "[]",
     "damaged": '{"format": 1, "kind',
     "bytes": "\x00\x01",
@@ -65,7 +65,7 @@ def test_one_that_is_asked_for_by_name_is_one_line_with_the_file(storage: Path, 
 
 def test_where_nothing_can_be_resumed_what_was_left_out_is_named(storage: Path) -> None:
     OURS.end(storage / "ours")
-    with pytest.raises(UserError, match=r"holds none \(left out: .*format must be 2, but got 99"):
+    with pytest.raises(UserError, match=r"holds none \(left out: .*format must be 3, but got 99"):
         find_unfinished(storage, None, "train")
 
 

@@ -17,8 +17,8 @@ from torchvision.io import write_png
 
 from classmix_core.data.datasets import scenes
 from harness import train
+from harness.cli.capacity import find_team
 from harness.cli.options import CommonOptions
-from harness.cli.preflight import workers_and_gpus
 from harness.config.train import TrainConfig
 from harness.errors import UserError
 from harness.run_dir import RunRecord
@@ -257,7 +257,7 @@ def test_waiting_for_gpus_is_for_a_cluster_alone(gpus: int) -> None:
         name=None, resume=False, tracking_uri=None, storage_path="runs", address=None, verbose=False
     )
     with pytest.raises(UserError, match=f"gpus: {gpus + there} asked for, but this machine has {there}"):
-        workers_and_gpus(TrainConfig(gpus=gpus + there), options, [])
+        find_team(TrainConfig(gpus=gpus + there), options, [])
 
 
 @pytest.mark.slow

@@ -9,8 +9,9 @@ import torch
 
 from classmix_core.config import ModelConfig
 from classmix_core.models import build_model
+from harness.cli.capacity import find_team
 from harness.cli.options import CommonOptions
-from harness.cli.preflight import check_batch_norm, check_data_and_network, images_of_a_pass, workers_and_gpus
+from harness.cli.preflight import check_batch_norm, check_data_and_network, images_of_a_pass
 from harness.config.train import TrainConfig, override, train_config
 from harness.errors import UserError
 from harness.train import build_parser, main
@@ -42,7 +43,7 @@ def test_a_pass_of_one_image_is_refused_whichever_network_has_it(words: tuple[st
         name=None, resume=False, tracking_uri=None, storage_path="runs", address=None, verbose=False
     )
     with nullcontext() if refused is None else pytest.raises(UserError, match=re.escape(refused)):
-        check_data_and_network(config, workers_and_gpus(config, options, words)[0])
+        check_data_and_network(config, find_team(config, options, words).most)
 
 
 @pytest.mark.parametrize(

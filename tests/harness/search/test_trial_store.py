@@ -46,7 +46,7 @@ def test_trials_that_are_run_again_begin_from_scratch(tmp_path: Path) -> None:
         assert not (store.trial_folder(record.number) / MLFLOW_RUN).exists()
 
 
-@pytest.mark.parametrize("content", ['{"number": 0}', '{"format": 1, "number": 0}', '{"format": 2, "id": 0}', "x"])
+@pytest.mark.parametrize("content", ['{"number": 0}', '{"format": 1, "number": 0}', '{"format": 3, "id": 0}', "x"])
 def test_a_record_of_another_format_is_one_line_with_the_file(content: str, tmp_path: Path) -> None:
     TrialStore(tmp_path, "trials").add({}, 5)
     path = tmp_path / "trials/000/trial.json"

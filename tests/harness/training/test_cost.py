@@ -33,7 +33,7 @@ def test_hours_are_time_by_threads_and_by_gpus_of_all_workers(
 ) -> None:
     context = LocalContext(torch.device(device), print, world_size=workers, gpu_share=share)
     spent = Cost(context)
-    spent.before = 7200.0
+    spent.before = 7200.0 * workers
     found = spent.metrics()
     assert found["cost/core_hours"] == pytest.approx(2 * cores, rel=1e-3)
     assert found.get("cost/gpu_hours") == (None if gpus is None else pytest.approx(2 * gpus, rel=1e-3))

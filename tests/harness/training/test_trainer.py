@@ -58,7 +58,7 @@ class Loop:
         newest = checkpoint.newest(self.job.folder)
         assert newest is not None
         shared, own = checkpoint.load(newest, 0)
-        assert shared.pop("seconds") > 0  # which no two runs have in common
+        assert shared.pop("worker_seconds") > 0  # which no two runs have in common
         return {"shared": shared, "own": own}
 
 

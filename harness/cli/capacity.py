@@ -1,0 +1,121 @@
+"""How many workers a training may have, and whether a trial of a search fits, on this machine or on a cluster."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from harness.cli.options import CommonOptions
+from harness.config.batch_size import most_workers, require_divisible, sharing_numbers, train_command
+from harness.config.search import Resources
+from harness.config.train import TrainConfig
+from harness.errors import UserError
+
+
+@dataclass(frozen=True)
+class Team:
+    """The workers of a training."""
+
+    numbers: tuple[int, ...]
+    """How many there may be at a time, the fewest first; one number, but for elastic training."""
+    on_gpus: bool
+    """One on each."""
+
+    @property
+    def most(self) -> int:
+        return self.numbers[-1]
+
+    def tags(self) -> dict[str, str]:
+        """Of an MLflow run."""
+        return {"harness.workers": str(self.most), "harness.gpus": str(self.most if self.on_gpus else 0)}
+
+    def __str__(self) -> str:
+        count = f"{self.most}" if len(self.numbers) == 1 else f"{self.numbers[0]} to {self.most}"
+        return f"{count} GPU(s)" if self.on_gpus else f"CPU, {count} worker(s)"
+
+
+def find_team(config: TrainConfig, options: CommonOptions, words: Sequence[str]) -> Team:
+    """The workers of a training: where it does not say, as many as there are GPUs and as can share its batch.
+
+    Args:
+        options: whether what the cluster does not have yet is waited for, among others.
+        words: of the command line, for the message.
+
+    Raises:
+        UserError: it needs more GPUs or CPUs than there are, or its workers cannot share the batch evenly.
+    """
+    there, where = available(options.address)
+    gpus_there = int(there.get("GPU", 0))
+    if options.wait and config.gpus is None and not gpus_there:
+        rule = "what is waited for must be given where there is no GPU yet: --gpus N, or --gpus 0 for the CPU"
+        raise UserError(f"--wait: {rule}; {where} has none.")
+    on_gpus = bool(gpus_there if config.gpus is None else config.gpus)
+    if on_gpus and config.workers is None and config.gpus is None:
+        most = most_workers(config, gpus_there)
+    else:
+        most = config.gpus or config.workers or 1
+    require_divisible(config, most, most if on_gpus else 0, words)
+    numbers = sharing_numbers(config, most if config.min_workers is None else min(most, config.min_workers), most)
+    if not options.wait:
+        refuse_too_many(config, numbers[0], on_gpus, options, words, there, where)
+    return Team(numbers, on_gpus)
+
+
+def refuse_too_many(
+    config: TrainConfig,
+    workers: int,
+    on_gpus: bool,
+    options: CommonOptions,
+    words: Sequence[str],
+    there: Mapping[str, float],
+    where: str,
+) -> None:
+    """
+    Args:
+        workers: the fewest that the training can have.
+
+    Raises:
+        UserError: there are fewer GPUs, or on a cluster fewer CPUs. (A Ray of our own counts as many as are needed.)
+    """
+    gpus_there, cpus_there = int(there.get("GPU", 0)), int(there.get("CPU", 0))
+    queue = "add --wait to queue" if options.address else ""
+    if on_gpus and workers > gpus_there and config.gpus is None:
+        raise UserError(f"workers: {workers} asked for, but {where} has {gpus_there} GPU(s); add --gpus 0 for the CPU")
+    if on_gpus and workers > gpus_there:
+        flags: dict[str, object] = {"--gpus": gpus_there} if gpus_there else {"--gpus": 0, "--workers": 2}
+        instead = f"run{'' if gpus_there else ' on CPU'}: {train_command(words, flags)}"
+        ways = ", or ".join(filter(None, (queue, instead)))
+        raise UserError(f"gpus: {workers} asked for, but {where} has {gpus_there}; {ways}")
+    if options.address and not on_gpus and workers > cpus_there:
+        fewer = train_command(words, {"--workers": most_workers(config, cpus_there)})
+        ways = f"run: {fewer}, or {queue}" if cpus_there else queue
+        raise UserError(f"workers: {workers} asked for, but {where} has {cpus_there} CPU(s), one for each; {ways}")
+
+
+def check_trial_resources(resources: Resources, options: CommonOptions) -> None:
+    """
+    Raises:
+        UserError: a trial fits nowhere, and no other nodes are waited for.
+    """
+    if options.wait:
+        return
+    there, where = available(options.address)
+    own = options.address is None  # a Ray of our own counts as many cores as needed
+    cpus = resources.cpus if own else resources.all_cpus
+    for name, asked, unit in (("gpus", resources.gpus, "GPU"), ("cpus", cpus, "CPU")):
+        have = there.get(unit, 0)
+        if asked > have:
+            raise UserError(
+                f"resources.{name}: {asked:g} asked for each trial, but {where} has {have:g} {unit}s"
+                + ("." if own else "; add --wait to queue.")
+            )
+
+
+def available(address: str | None) -> tuple[Mapping[str, float], str]:
+    """What a cluster (with what its autoscaler may add) or this machine has of CPU and GPU, and how to call it."""
+    if address is None:
+        return {"GPU": torch.cuda.device_count(), "CPU": os.cpu_count() or 1}, "this machine"
+    from harness.distributed.connection import cluster_resources
+
+    return cluster_resources(address)
