@@ -128,7 +128,15 @@ def train_trial(job: TrainJob, setup: TrialSetup, tell: Callable[[dict[str, floa
         return
     device = torch.device("cuda", 0) if resources.gpus else torch.device("cpu")
     share = min(resources.gpus, 1.0)
+    if 0 < share < 1:
+        cap_memory(share, device)
     train(job, TrialContext(device, show=lambda progress: None, gpu_share=share, tell=tell))
+
+
+def cap_memory(share: float, device: torch.device) -> None:
+    """Let this process have no more of a GPU's memory than its share: if it wants more, it fails alone, and takes along
+    no neighbour on the same GPU."""
+    torch.cuda.set_per_process_memory_fraction(share, device)
 
 
 def report(metrics: dict[str, float], sought: str, folder: Path) -> bool:
