@@ -5,9 +5,11 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.errors import UserError
+from harness.storage import filesystem, is_remote, read_text
 
 FORMAT = 3
 """Of run.json, trial.json and checkpoints. Raise it when what they hold changes its meaning or its names."""
@@ -15,11 +17,17 @@ FORMAT = 3
 
 @contextmanager
 def atomic_file(path: Path, durable: bool = True) -> Iterator[Path]:
-    """A temporary name beside `path`, which the file gets when the block ends; its folder is made if need be.
+    """A temporary name, for a file that gets the name `path` when the block ends; its folder is made if need be.
 
     Args:
         durable: wait until it is on disk, so that a loss of power leaves the old file or the new one, whole.
     """
+    if is_remote(path):
+        with TemporaryDirectory() as home:
+            part = Path(home) / path.name
+            yield part
+            filesystem(path).put_file(str(part), str(path))  # whole as soon as it is there
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     try:
@@ -68,7 +76,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: the file is damaged, or of another format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: must be a JSON file, but got: {error}") from error
     if not isinstance(content, dict):

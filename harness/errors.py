@@ -51,6 +51,11 @@ def is_no_room(error: BaseException) -> bool:
     return isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in NO_ROOM)
 
 
+def is_of_storage(error: BaseException) -> bool:
+    """Whether a library for object storage has raised it: they have no class in common."""
+    return type(error).__module__.partition(".")[0] in ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "s3fs")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory was not enough: a GPU's, or the CPU's, for which torch has no class."""
     return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)

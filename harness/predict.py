@@ -24,6 +24,7 @@ from harness.config.parser import Parser, make_parser
 from harness.config.train import TrainConfig
 from harness.errors import DONE, FAILED, RunFailed, UserError, is_out_of_memory
 from harness.run_dir import display_path
+from harness.storage import storage_path
 
 if TYPE_CHECKING:
     from harness.inference.gallery import GalleryImage
@@ -116,7 +117,7 @@ def load(options: PredictOptions) -> "LoadedModel":
     from harness.inference.loaded_model import fetch, load_run_dir
 
     if options.checkpoint is not None:
-        return load_run_dir(Path(options.checkpoint))
+        return load_run_dir(storage_path(options.checkpoint, "--checkpoint"))
     assert options.run is not None
     with TemporaryDirectory() as folder:
         fetch(options.tracking_uri or default_uri(), options.run, Path(folder))

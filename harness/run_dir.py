@@ -6,18 +6,19 @@ STORAGE/NAME/splits/*.txt    the names of the images of each role
 """
 
 import shlex
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from harness.atomic import read_json, write_json, write_text
-from harness.errors import UserError
+from harness.errors import UserError, is_of_storage
+from harness.storage import is_remote, locked, remove_folder
 
 if TYPE_CHECKING:
     from classmix_core.data import Data
@@ -72,27 +73,54 @@ def claim_folder(storage: Path, name: str | None, kind: str) -> Iterator[Path]:
     """
     if name is not None and (not name or "/" in name or name.startswith(".")):
         raise UserError(f"--name: must be a plain folder name, but got {name!r}.")
-    missing = [path for path in (storage, *storage.parents) if not path.exists()]
+    remote = is_remote(storage)
+    missing = [] if remote else [path for path in (storage, *storage.parents) if not path.exists()]
     with ExitStack() as stack:
-        try:
+        with reaching(storage):
             folder, made = make_folder(storage, name, f"{kind}-{datetime.now():%Y%m%d-%H%M%S}")
             stack.enter_context(run_lock(folder, "--name"))
-        except OSError as error:
-            rule = "--storage-path: must be a folder in which others can be made"
-            raise UserError(f"{rule}, but got {storage}: {error.strerror}.") from error
         try:
             refuse_taken(folder)
             yield folder
         finally:
-            if made and not (folder / RECORD).exists():
-                shutil.rmtree(folder)
+            if made and not has_record(folder):
+                remove_folder(folder, ignore_errors=remote)
                 for path in missing:
                     with suppress(OSError):  # another command has a folder in it
                         path.rmdir()
 
 
+def has_record(folder: Path) -> bool:
+    """Whether there is a record of a run, or may be one, in storage that cannot be reached any more."""
+    try:
+        return (folder / RECORD).exists()
+    except Exception as error:
+        if not is_of_storage(error):
+            raise
+        return True
+
+
+@contextmanager
+def reaching(storage: Path) -> Iterator[None]:
+    """
+    Raises:
+        UserError: in the block it could not be written, or not be reached.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_of_storage(error)):
+            raise
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        rule = "--storage-path: must be a folder in which others can be made"
+        raise UserError(f"{rule}, but got {storage}: {reason}.") from error
+
+
 def make_folder(storage: Path, name: str | None, stamp: str) -> tuple[Path, bool]:
     """The folder of that name, or else a new one called after the stamp; and whether it was not there before."""
+    if is_remote(storage):  # where nothing can be made alone, and the first file makes the folder
+        folder = storage / (name or f"{stamp}-{uuid4().hex[:4]}")
+        return folder, not folder.exists()
     if name is not None:
         made = not (storage / name).exists()
         (storage / name).mkdir(parents=True, exist_ok=True)
@@ -128,14 +156,17 @@ def find_unfinished(storage: Path, name: str | None, kind: str) -> tuple[Path, R
         UserError: there is none, or it is finished.
     """
     if name is not None:
-        run_record = read_run_record(storage / name)
+        with reaching(storage):
+            run_record = read_run_record(storage / name)
         if run_record is None or run_record.kind != kind:
             raise UserError(f"--resume: {storage / name} must be a {kind} run, but there is none.")
         if run_record.finished:
             raise UserError(f"--resume: {storage / name} must be unfinished, but it ran to its end.")
         return storage / name, run_record
     found, unreadable = [], []
-    for path in storage.glob(f"*/{RECORD}"):
+    with reaching(storage):
+        paths = list(storage.glob(f"*/{RECORD}"))
+    for path in paths:
         try:
             run_record = read_run_record(path.parent)
         except UserError as error:  # another's folder is no reason not to find ours
@@ -160,15 +191,12 @@ def run_lock(folder: Path, flag: str = "--resume") -> Iterator[Path]:
     Raises:
         UserError: another command is at work on it.
     """
-    lock = FileLock(folder / "lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(f"{flag}: {folder} must not be running, but another command is at work on it.") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / "lock", timeout=0))
+        except Timeout as error:
+            raise UserError(f"{flag}: {folder} must not be running, but another command is at work on it.") from error
         yield folder
-    finally:
-        lock.release()
 
 
 # -- the images of a run ----------------------------------------------------------------------------------------------
@@ -236,6 +264,8 @@ def require_same_images(folder: Path, data: "Data", anew: str) -> None:
 
 def display_path(path: Path) -> str:
     """A path as a user would type it here, quoted."""
+    if is_remote(path):
+        return shlex.quote(str(path))
     here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 

@@ -73,16 +73,16 @@ def run_training(
     from harness.cli import capacity, lifecycle, preflight  # torch and MLflow, which take seconds to import
     from harness.training.provenance import provenance_tags
 
-    team = capacity.find_team(config, options, words)
+    uri = options.uri if run_record is None else run_record.tracking_uri
+    team = capacity.find_team(config, options, words, capacity.needs_of(config, folder, uri, options))
     config = with_batch_size(config, team.most)
     if run_record is not None:
         anew = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')} --name NEW"
         preflight.check_same_images(config, folder, anew)
-        uri = run_record.tracking_uri
         run_record = lifecycle.replace_lost_run(run_record, lambda: create_run(folder, uri))
     else:
         preflight.check_data_and_network(config, team.most)
-        run_record = start_run(config, folder, options.uri)
+        run_record = start_run(config, folder, uri)
     verb = "resuming" if options.resume else "training"
     batch = " + ".join(map(str, used_sizes(config).values()))
     what = f"{config.data.name}, {config.model.name}, {config.steps} steps of {batch} images, {team}"

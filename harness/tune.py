@@ -123,7 +123,8 @@ def run_study(
     from harness.search.study import Study
     from harness.training.provenance import provenance_tags
 
-    capacity.check_trial_resources(search.resources, options)
+    uri = options.uri if run_record is None else run_record.tracking_uri
+    capacity.check_trial_resources(search.resources, options, capacity.needs_of(base, folder, uri, options))
     if options.resume:
         preflight.check_same_images(base, folder, repeat_command(folder), ("val", "test"))
     stored = folder / run_dir.SPLITS if options.resume else None
@@ -132,7 +133,6 @@ def run_study(
         if search.confirm.wanted:
             preflight.warn_of_missing_test(base)
         preflight.check_metric(search.metric, base)
-    uri = options.uri
     # a new store takes seconds: it is made while Ray starts, where Ray can no more be the reason to refuse
     sure = options.address is None and search.resources.workers_per_trial == 1
     try:

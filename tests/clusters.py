@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -35,9 +36,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def ray_start(*words: str) -> Iterator["subprocess.Popen[str]"]:
-    """`ray start --block` with more words, for as long as the block lasts, in a group of processes of its own."""
+def ray_start(*words: str, hidden: Path | None = None) -> Iterator["subprocess.Popen[str]"]:
+    """`ray start --block` with more words, for as long as the block lasts, in a group of processes of its own.
+
+    Args:
+        hidden: a folder that is empty for this node.
+    """
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *words]
+    if hidden is not None:
+        inside = f"mount -t tmpfs none {shlex.quote(str(hidden))} && exec {shlex.join(command)}"
+        command = ["unshare", "--map-root-user", "--mount", "bash", "-c", inside]
     process = subprocess.Popen(
         command, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -19,6 +19,7 @@ LEVELS = (
     {"training"},
     {"config", "run_dir"},
     {"tracking", "atomic"},
+    {"storage", "background"},
     {"errors"},
     {"classmix_core"},
 )

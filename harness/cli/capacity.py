@@ -3,6 +3,8 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,6 +13,9 @@ from harness.config.batch_size import most_workers, require_divisible, sharing_n
 from harness.config.search import Resources
 from harness.config.train import TrainConfig
 from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.distributed.nodes import Needs
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,19 @@ class Team:
         return f"{count} GPU(s)" if self.on_gpus else f"CPU, {count} worker(s)"
 
 
-def find_team(config: TrainConfig, options: CommonOptions, words: Sequence[str]) -> Team:
+def find_team(config: TrainConfig, options: CommonOptions, words: Sequence[str], needs: "Needs | None" = None) -> Team:
     """The workers of a training: where it does not say, as many as there are GPUs and as can share its batch.
 
     Args:
         options: whether what the cluster does not have yet is waited for, among others.
         words: of the command line, for the message.
+        needs: what each machine of a cluster must have.
 
     Raises:
-        UserError: it needs more GPUs or CPUs than there are, or its workers cannot share the batch evenly.
+        UserError: a machine lacks it; there are fewer GPUs or CPUs than the training needs; its workers cannot share
+            the batch evenly.
     """
-    there, where = available(options.address)
+    there, where = available(options.address, needs)
     gpus_there = int(there.get("GPU", 0))
     if options.wait and config.gpus is None and not gpus_there:
         rule = "what is waited for must be given where there is no GPU yet: --gpus N, or --gpus 0 for the CPU"
@@ -93,14 +100,17 @@ def refuse_too_many(
         raise UserError(f"workers: {workers} asked for, but {where} has {cpus_there} CPU(s), one for each; {ways}")
 
 
-def check_trial_resources(resources: Resources, options: CommonOptions) -> None:
+def check_trial_resources(resources: Resources, options: CommonOptions, needs: "Needs | None" = None) -> None:
     """
+    Args:
+        needs: what each machine of a cluster must have.
+
     Raises:
-        UserError: a trial fits nowhere, and no other nodes are waited for.
+        UserError: a machine lacks it; a trial fits nowhere, and no other nodes are waited for.
     """
+    there, where = available(options.address, needs)
     if options.wait:
         return
-    there, where = available(options.address)
     own = options.address is None  # a Ray of our own counts as many cores as needed
     cpus = resources.cpus if own else resources.all_cpus
     for name, asked, unit in (("gpus", resources.gpus, "GPU"), ("cpus", cpus, "CPU")):
@@ -112,10 +122,19 @@ def check_trial_resources(resources: Resources, options: CommonOptions) -> None:
             )
 
 
-def available(address: str | None) -> tuple[Mapping[str, float], str]:
+def needs_of(config: TrainConfig, folder: Path, uri: str, options: CommonOptions) -> "Needs | None":
+    """What each machine of a cluster must have for a run in a folder; None: there is no cluster."""
+    if options.address is None:
+        return None
+    from harness.distributed.nodes import Needs
+
+    return Needs.of(config, folder, uri)
+
+
+def available(address: str | None, needs: "Needs | None") -> tuple[Mapping[str, float], str]:
     """What a cluster (with what its autoscaler may add) or this machine has of CPU and GPU, and how to call it."""
     if address is None:
         return {"GPU": torch.cuda.device_count(), "CPU": os.cpu_count() or 1}, "this machine"
     from harness.distributed.connection import cluster_resources
 
-    return cluster_resources(address)
+    return cluster_resources(address, needs)

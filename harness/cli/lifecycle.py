@@ -7,7 +7,16 @@ from pathlib import Path
 
 from classmix_core.errors import DataError
 from harness.cli.display import err, out, warn
-from harness.errors import Interrupted, RunFailed, TrainingError, UserError, first_cause, is_no_room, last_line
+from harness.errors import (
+    Interrupted,
+    RunFailed,
+    TrainingError,
+    UserError,
+    first_cause,
+    is_no_room,
+    is_of_storage,
+    last_line,
+)
 from harness.run_dir import RunRecord
 from harness.tracking import STORE_ERRORS, Run, is_gone, one_line, require_answer
 from harness.tracking.experiment import find_or_create_experiment
@@ -110,6 +119,8 @@ def run_lifecycle(
             raise RunFailed(f"{last_line(error)} {go_on}") from error
         if isinstance(error, MLFLOW_ERRORS):
             raise RunFailed(f"MLflow's store {run.uri} failed: {one_line(error)}. {go_on}") from error
+        if is_of_storage(error):
+            raise RunFailed(f"{folder} cannot be reached: {one_line(error)}. {go_on}") from error
         if (full := first_cause(error, is_no_room)) and not isinstance(error, RunFailed):
             raise RunFailed(f"{one_line(full)}. {go_on}") from error
         if isinstance(error, RunFailed) and not isinstance(error, TrainingError) and resume not in str(error):

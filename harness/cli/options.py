@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 
 from harness.config.parser import Parser
 from harness.errors import UserError
+from harness.storage import storage_path
 
 
 def default_uri() -> str:
@@ -52,7 +53,7 @@ class CommonOptions:
 
     @property
     def storage(self) -> Path:
-        return Path(self.storage_path).absolute()
+        return storage_path(self.storage_path, "--storage-path")
 
 
 def add_common_options(parser: Parser, what: str) -> None:
@@ -60,7 +61,12 @@ def add_common_options(parser: Parser, what: str) -> None:
     parser.add_argument("--name", type=str | None, help=f"Name of the {what} and of its folder; by default the time.")
     parser.add_argument("--resume", action="store_true", help=f"Go on with the {what} called --name, or the newest.")
     parser.add_argument("--tracking-uri", type=str | None, help="MLflow store; by default mlflow.db in this folder.")
-    parser.add_argument("--storage-path", type=str, default="runs", help=f"Folder that holds the {what} folders.")
+    parser.add_argument(
+        "--storage-path",
+        type=str,
+        default="runs",
+        help=f"Folder that holds the {what} folders, or an address of object storage, such as s3://BUCKET/runs.",
+    )
     parser.add_argument("--address", type=str | None, help="Ray cluster to run on, such as auto.")
     parser.add_argument(
         "--wait", action="store_true", help="With --address: also wait for CPUs and GPUs that the cluster has not yet."

@@ -1,12 +1,14 @@
 """Flags and YAML to values of checked types: jsonargparse, with errors of one line and shipped files known by name."""
 
 import argparse
+import atexit
 import difflib
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,12 @@ import yaml
 from classmix_core.errors import InvalidValue
 from harness import __version__
 from harness.errors import UserError
+from harness.storage import is_address, local_copy, storage_path
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
+closed_at_exit = ExitStack()
+atexit.register(closed_at_exit.close)
 CONFIGURATIONS = ("--config", "--train")
 """Flags whose value is a file that other flags override."""
 RANGES = ("--gpus", "--workers")
@@ -46,8 +51,8 @@ class Parser(jsonargparse.ArgumentParser):
         Raises:
             UserError: as `read`.
         """
-        with self.errors_in_one_line(str(path)):
-            return self.parse_path(path)
+        with self.errors_in_one_line(str(path)), local_copy(path) as here:
+            return self.parse_path(here)
 
     def read_mapping(self, values: Mapping[str, Any], source: str) -> jsonargparse.Namespace:
         """Check the types of nested values; keys that are not given have their defaults.
@@ -174,8 +179,20 @@ def with_shipped_files(words: Sequence[str]) -> list[str]:
     return found
 
 
+@cache
+def copied(address: str, flag: str) -> str:
+    """The path of a copy of a file in object storage, which is there until the process ends."""
+    try:
+        return closed_at_exit.enter_context(local_copy(storage_path(address, flag))).as_posix()
+    except OSError as error:
+        raise UserError(f"{flag}: must be a file, but got {address}: {error}") from error
+
+
 def shipped_file(flag: str, name: str) -> str:
-    """The path of the shipped file of that name, if there is one and no file of the user's lies at `name`."""
+    """The path of the shipped file of that name, if there is one and no file of the user's lies at `name`; of one in
+    object storage that of a copy."""
+    if is_address(name):
+        return copied(name, flag)
     if os.path.isfile(name):  # Path.is_file raises for a name that is too long, such as a mapping
         return name
     here = Path(__file__).parents[1]

@@ -8,17 +8,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import ray
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from harness import RAY_ENVIRONMENT
 from harness.config.search import Resources
 from harness.config.train import Values
 from harness.distributed.cluster import leaving, may_grow, reachable
 from harness.distributed.heartbeat import disconnect
+from harness.distributed.nodes import Needs, check_nodes
 from harness.distributed.waiting import trial_bundles, wait_for_room
 from harness.errors import UserError
+from harness.storage import is_remote
 
 OBJECT_STORE_BYTES = 100 * 1024 * 1024  # nothing large goes through it
 
@@ -89,6 +94,14 @@ def keeping_signal_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def ray_storage(folder: Path) -> dict[str, Any]:
+    """Where Ray Train and Tune keep their own files, as arguments of a RunConfig."""
+    if not is_remote(folder):
+        return {"storage_path": str(folder)}
+    place = cast(Any, folder)
+    return {"storage_path": place.path, "storage_filesystem": PyFileSystem(FSSpecHandler(place.fs))}
+
+
 def require_listener(address: str | None) -> None:
     """
     Raises:
@@ -102,9 +115,15 @@ def require_listener(address: str | None) -> None:
         raise UserError(f"--address: a Ray cluster must listen there, but got {address}: {error}") from error
 
 
-def cluster_resources(address: str) -> tuple[dict[str, float], str]:
-    """CPU and GPU of a cluster, with what its autoscaler may add, and how to call it."""
+def cluster_resources(address: str, needs: Needs | None) -> tuple[dict[str, float], str]:
+    """CPU and GPU of a cluster, with what its autoscaler may add, and how to call it.
+
+    Raises:
+        UserError: none answers at the address, or one of its machines lacks what is needed.
+    """
     with connected(address, verbose=False):
+        if needs is not None:
+            check_nodes(needs)
         return reachable(), cluster_name()
 
 

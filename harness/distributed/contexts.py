@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from classmix_core.workers import from_next_worker, mean_over_workers
 from harness.errors import RunFailed, TrialPruned
-from harness.training.context import Progress
+from harness.training.context import Progress, Workers
 
 Outcome = tuple[dict[str, float] | None, RunFailed | None, str | None]
 """Of a training: its last metrics, or why it cannot go on, or the traceback of what else went wrong."""
@@ -143,6 +143,23 @@ class StopSignal:
         return answer.item() > 0
 
 
+class GroupOfOwn:
+    """The workers in a group of their own, on the CPU: for a thread beside the one that trains."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.group: Any = dist.new_group(backend="gloo") if world_size > 1 else None
+
+    def mean(self, value: Tensor) -> Tensor:
+        if self.group is None:
+            return value
+        value = value.clone()
+        dist.all_reduce(value, group=self.group)
+        return value / self.world_size
+
+
 class RayTrainContext:
     """One of several workers of a Ray TorchTrainer.
 
@@ -159,6 +176,9 @@ class RayTrainContext:
         self.progress_actor = progress_actor
         self.stop = StopSignal(self.rank, self.world_size, progress_actor)
         progress_actor.join.remote(ray.get_runtime_context().get_node_id())
+
+    def aside(self) -> Workers:
+        return GroupOfOwn(self.rank, self.world_size)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         # each worker keeps running statistics of its own, and the trainer averages them: rank 0's would count alone

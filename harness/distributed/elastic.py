@@ -1,7 +1,6 @@
 """A training over several workers, as many as there is room for, while machines come and go."""
 
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +12,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.train import Result, TrainingFailedError
 
+from harness.background import in_background
 from harness.distributed import cluster
-from harness.distributed.background import in_background
 from harness.distributed.connection import cluster_name, connected
 from harness.distributed.contexts import Outcome, RayTrainContext, start_progress_actor
 from harness.distributed.failures import found_no_room, innermost, is_loss_of_worker
@@ -22,6 +21,7 @@ from harness.distributed.heartbeat import Heartbeat
 from harness.distributed.torch_trainer import RAY_FILES, build_trainer
 from harness.distributed.waiting import has_room, training_bundles, wait_for_room
 from harness.errors import Interrupted, RunFailed, last_line
+from harness.storage import remove_folder
 from harness.training import checkpoint
 from harness.training.context import Progress
 from harness.training.trainer import TrainJob
@@ -87,7 +87,7 @@ def train_on_workers(
             )
             watch = Watch(progress_actor, numbers, workers, on_gpus, interrupted, show)
             error = watch.until_end(in_background(trainer.fit))
-            shutil.rmtree(job.folder / RAY_FILES, ignore_errors=True)
+            remove_folder(job.folder / RAY_FILES, ignore_errors=True)
             outcome: Outcome = ray.get(progress_actor.outcome.remote())
             result, failure, bug = outcome
             if failure is not None:

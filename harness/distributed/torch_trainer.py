@@ -1,7 +1,6 @@
 """A Ray TorchTrainer over several workers, for a training (`elastic`) and for a trial of a search."""
 
 import logging
-import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -23,11 +22,13 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
+from harness.background import in_background
 from harness.config.search import Resources
-from harness.distributed.background import in_background
+from harness.distributed.connection import ray_storage
 from harness.distributed.contexts import RayTrainContext, RayTrialContext, start_progress_actor
 from harness.distributed.failures import final_reason, innermost, is_loss_of_worker
 from harness.errors import Interrupted, RunFailed, TrainingError, TrialPruned
+from harness.storage import remove_folder
 from harness.training.trainer import TrainJob, train
 
 RAY_FILES = "ray"
@@ -84,7 +85,7 @@ def build_trainer(
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=reserved),
         run_config=RunConfig(  # type: ignore[call-arg]
             name=f"{job.folder.name}-{time.time_ns()}",  # one used before would be taken for finished
-            storage_path=str(job.folder / RAY_FILES),
+            **ray_storage(job.folder / RAY_FILES),
             failure_config=FailureConfig(  # type: ignore[call-arg]
                 max_failures=0, controller_failure_limit=startup_retries
             ),
@@ -118,7 +119,7 @@ def train_trial_on_workers(job: TrainJob, resources: Resources, tell: Callable[[
     finally:
         ray.get(progress_actor.close.remote())
         wait([fitting])
-        shutil.rmtree(job.folder / RAY_FILES, ignore_errors=True)
+        remove_folder(job.folder / RAY_FILES, ignore_errors=True)
     if error := fitting.exception():
         raise innermost(error) from error
     _, failure, _ = ray.get(progress_actor.outcome.remote())

@@ -54,11 +54,12 @@ def load_run_dir(folder: Path) -> LoadedModel:
 
 def load_files(config_file: str | Path, classes_file: str | Path, weights_file: str | Path) -> LoadedModel:
     """The same from files anywhere."""
-    weights = Path(weights_file)
-    for path in (Path(config_file), weights):
+    given = (config_file, classes_file, weights_file)
+    config_path, classes_path, weights = (Path(file) if isinstance(file, str) else file for file in given)
+    for path in (config_path, weights):
         if not path.is_file():
             raise UserError(f"{path}: the file must exist in a run folder.")
-    config, classes = load_config(Path(config_file)), read_classes(Path(classes_file))
+    config, classes = load_config(config_path), read_classes(classes_path)
     with naming_keys("model"):
         network = build_model(config.model, len(classes.names))
     checkpoint.load_weights(weights, network)

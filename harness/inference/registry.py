@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +26,7 @@ from classmix_core.data.samples import Samples
 from harness.config.train import TrainConfig
 from harness.inference.class_names import CLASSES
 from harness.run_dir import SPLITS
+from harness.storage import local_copy
 from harness.tracking import Run, store_lock
 from harness.training import checkpoint
 from harness.training.dataloaders import load_data_once
@@ -77,16 +79,20 @@ def log_model(run: Run, folder: Path, val: Samples, smp: bool) -> None:
         smp: whether it is one of segmentation_models_pytorch's.
     """
     package = Path(__file__).parents[1]
-    with TemporaryDirectory() as home, warnings.catch_warnings():
+    with TemporaryDirectory() as home, warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore")
+
+        def uri(name: str) -> str:
+            return stack.enter_context(local_copy(folder / name)).absolute().as_uri()
+
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         save_model(
             f"{home}/{MODEL}",
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
             artifacts={  # which are read as URIs
-                "config": (folder / "config.yaml").absolute().as_uri(),
-                "classes": (folder / CLASSES).absolute().as_uri(),
-                "weights": (folder / checkpoint.BEST).absolute().as_uri(),
+                "config": uri("config.yaml"),
+                "classes": uri(CLASSES),
+                "weights": uri(checkpoint.BEST),
             },
             code_paths=[str(package), str(package.parent / "classmix_core")],
             pip_requirements=requirements(smp),

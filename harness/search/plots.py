@@ -1,7 +1,6 @@
 """Plots of a search as one page, and its database for optuna-dashboard."""
 
 import html
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import optuna
 from optuna.trial import TrialState
 from plotly.graph_objects import Figure
 
+from harness.atomic import atomic_file, write_text
 from harness.cli.options import sqlite_uri
 from harness.config.search import SearchConfig
 from harness.search.search_space import SearchParameter
@@ -34,7 +34,7 @@ def write_plots(path: Path, plots: Mapping[str, Figure]) -> None:
     parts = [f"<!doctype html><meta charset='utf-8'><title>{html.escape(path.parent.name)}</title>"]
     for name, plot in as_html(plots).items():
         parts += [f"<h2>{name.replace('_', ' ')}</h2>", plot]
-    path.write_text("\n".join(parts), encoding="utf-8")
+    write_text(path, "\n".join(parts))
 
 
 def as_html(plots: Mapping[str, Figure]) -> dict[str, str]:
@@ -47,14 +47,15 @@ def as_html(plots: Mapping[str, Figure]) -> dict[str, str]:
 
 def export_study(path: Path, name: str, mode: str, trials: Sequence[optuna.trial.FrozenTrial]) -> optuna.Study:
     """Write finished trials to an Optuna database, which optuna-dashboard opens; replaces the file."""
-    part = path.with_suffix(".part")
-    part.unlink(missing_ok=True)
     direction = optuna.study.StudyDirection.MAXIMIZE if mode == "max" else optuna.study.StudyDirection.MINIMIZE
-    study = optuna.create_study(storage=sqlite_uri(part), study_name=name, direction=direction)
+    with atomic_file(path) as part:
+        part.unlink(missing_ok=True)
+        exported = optuna.create_study(storage=sqlite_uri(part), study_name=name, direction=direction)
+        exported.add_trials(list(trials))
+        exported._storage.remove_session()
+    study = optuna.create_study(study_name=name, direction=direction)
     study.add_trials(list(trials))
-    study._storage.remove_session()
-    os.replace(part, path)
-    return optuna.load_study(study_name=name, storage=sqlite_uri(path))
+    return study
 
 
 def in_memory(search: SearchConfig, axes: Sequence[SearchParameter], records: Sequence[TrialRecord]) -> optuna.Study:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from ray import tune
 
 from classmix_core.data import load_data
@@ -22,6 +21,7 @@ from harness.config.train import TrainConfig, flatten, override, to_yaml
 from harness.errors import RunFailed, TrainingError, TrialPruned, UserError, first_cause, is_no_room
 from harness.search.searcher import NUMBER
 from harness.search.trial_store import MLFLOW_RUN, Phase, TrialRecord, read_trial, trial_name
+from harness.storage import is_remote, locked
 from harness.tracking import DESCRIPTION, PARENT, STORE_ERRORS, TRIAL, Run, children, one_line, repeated_by
 from harness.tracking.patience import MLFLOW_ERRORS
 from harness.training.context import TrialContext
@@ -155,8 +155,9 @@ def report(metrics: dict[str, float], sought: str, folder: Path) -> bool:
 @contextmanager
 def trial_lock(folder: Path) -> Iterator[None]:
     """Wait until no other process is at work there: a worker outlives the kill -9 of its driver by seconds."""
-    with FileLock(folder / "lock"):
-        (folder / "lock").write_text(str(os.getpid()))  # for a person who wonders what runs there
+    with locked(folder / "lock"):
+        if not is_remote(folder):
+            (folder / "lock").write_text(str(os.getpid()))  # for a person who wonders what runs there
         yield
 
 

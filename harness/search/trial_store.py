@@ -5,7 +5,6 @@ STUDY/baseline/001/trial.json    of the search without unlabelled images
 STUDY/confirm/002/trial.json     of the confirmation
 """
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from typing import Literal
 from harness.atomic import read_json, write_json
 from harness.config.train import Values
 from harness.errors import UserError
+from harness.storage import remove_folder
 
 Phase = Literal["trials", "baseline", "confirm"]
 State = Literal["waiting", "running", "complete", "pruned", "failed"]
@@ -115,7 +115,7 @@ class TrialStore:
         """Note how a trial ended, for good: nothing goes on from its checkpoints any more."""
         record.state, record.reason = state, reason
         self.save(record)
-        shutil.rmtree(self.trial_folder(record.number) / "checkpoints", ignore_errors=True)
+        remove_folder(self.trial_folder(record.number) / "checkpoints", ignore_errors=True)
 
     def send_back(self, record: TrialRecord) -> None:
         """Let a trial whose try failed go on from its checkpoint, later."""

@@ -1,6 +1,5 @@
 """Ray Tune over the trials of a study, phase by phase. It keeps nothing that we need: the store does."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from typing import Any, NamedTuple
@@ -11,14 +10,16 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from harness.background import in_background
 from harness.cli.signals import Interrupts
-from harness.distributed.background import in_background
+from harness.distributed.connection import ray_storage
 from harness.distributed.heartbeat import Heartbeat
 from harness.search.progress import SearchProgress
 from harness.search.scheduler import PruneAtReport
 from harness.search.searcher import NUMBER, ResumableSearcher
 from harness.search.trial import PHASE, TrialSetup, run_trial
 from harness.search.trial_store import Phase
+from harness.storage import remove_folder
 
 FOLDER = "tune"
 LOOK = 1.0
@@ -86,7 +87,7 @@ def run_phases(
     if setup.resources.workers_per_trial > 1:  # the trainer inside reserves for its workers, the trial for nobody
         needed = {"node:__internal_head__": 0.001}
     home = setup.folder / FOLDER
-    shutil.rmtree(home, ignore_errors=True)
+    remove_folder(home, ignore_errors=True)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, setup=setup), needed),
         tune_config=tune.TuneConfig(
@@ -97,14 +98,14 @@ def run_phases(
         ),
         run_config=tune.RunConfig(
             name=FOLDER,
-            storage_path=str(setup.folder),
+            **ray_storage(setup.folder),
             verbose=0,
             callbacks=[ProgressCallback()],
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
     fit(tuner, interrupts)
-    shutil.rmtree(home, ignore_errors=True)
+    remove_folder(home, ignore_errors=True)
 
 
 def fit(tuner: tune.Tuner, interrupts: Interrupts) -> None:

@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from sqlalchemy.engine import make_url
 
+from harness.storage import local_copy
 from harness.tracking.patience import STORE_ERRORS, client_of, one_line
 
 for _name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
@@ -170,7 +171,8 @@ class Run:
         self.client.log_text(self.run_id, content, name)
 
     def file(self, path: Path, folder: str | None = None) -> None:
-        self.client.log_artifact(self.run_id, str(path), folder)
+        with local_copy(path) as here:
+            self.client.log_artifact(self.run_id, str(here), folder)
 
     def files(self, home: Path, *names: str) -> None:
         """Files of a run's folder, and its lists of images."""

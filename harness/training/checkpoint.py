@@ -8,22 +8,22 @@ RUN/training.lock                                 held by rank 0 while it trains
 """
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from harness.atomic import FORMAT, atomic_file, flush_to_disk, publish_folder, require_format
-from harness.errors import NO_ROOM, NoRoom, RunFailed, UserError
-from harness.training.context import TrainContext, first_said
+from harness.errors import NO_ROOM, NoRoom, RunFailed, UserError, is_of_storage
+from harness.storage import is_remote, locked, remove_folder
+from harness.training.context import TrainContext, Workers, first_said
 from harness.training.manifest import SHARED, choose, in_order, key, write_manifest
 
 State = dict[str, Any]
@@ -44,7 +44,7 @@ class Checkpoints:
         RunFailed: they cannot be read.
     """
 
-    def __init__(self, folder: Path, context: TrainContext) -> None:
+    def __init__(self, folder: Path, context: Workers) -> None:
         self.parent, self.context = folder / "checkpoints", context
         self.last: Path | None = None
         """The newest that is whole: at first what the run goes on from."""
@@ -68,16 +68,16 @@ class Checkpoints:
             RunFailed: it cannot be written, on any worker. What was is removed; those before are left.
         """
         rank, final = self.context.rank, self.parent / self.next_name(step)
-        part, trouble = final.with_suffix(PART), f"{final} cannot be written"
+        part, trouble = final if is_remote(final) else final.with_suffix(PART), f"{final} cannot be written"
 
         def clear() -> None:
             """What killed attempts left, maybe of more workers, must not get into this one; what is damaged goes."""
-            if not self.parent.is_dir():
+            if not is_remote(self.parent) and not self.parent.is_dir():
                 self.parent.mkdir()
                 flush_to_disk(self.parent.parent)
             damaged = [path for path in in_order(self.parent) if self.last is None or key(path) > key(self.last)]
             for path in (*self.parent.glob(f"*{PART}"), *damaged):
-                shutil.rmtree(path)
+                remove_folder(path)
             part.mkdir()
 
         def write() -> None:
@@ -87,16 +87,17 @@ class Checkpoints:
 
         def publish() -> None:
             write_manifest(part)
-            publish_folder(part, final)
+            if part != final:
+                publish_folder(part, final)
             for old in in_order(self.parent)[:-2]:
-                shutil.rmtree(old, ignore_errors=True)  # once more after the next one
+                remove_folder(old, ignore_errors=True)  # once more after the next one
 
         try:
             self.together(clear, trouble, rank_0_alone=True)
             self.together(write, trouble)
             self.together(publish, trouble, rank_0_alone=True)
         except RunFailed:
-            shutil.rmtree(part, ignore_errors=True)
+            remove_folder(part, ignore_errors=True)
             raise
         self.last = final
 
@@ -105,18 +106,22 @@ class Checkpoints:
         before, number = key(self.last) if self.last else (-1, 0)
         return f"step_{step:08d}" + (f"_{number + 1}" if before == step else "")
 
-    def save_weights(self, files: Mapping[Path, nn.Module]) -> None:
+    def save_weights(self, files: Mapping[Path, State]) -> None:
         """Weights alone, by rank 0.
+
+        Args:
+            files: the weights of each.
 
         Raises:
             RunFailed: a file cannot be written; the old one is left.
         """
 
         def write() -> None:
-            for path, network in files.items():
-                save_weights(path, network)
+            for path, weights in files.items():
+                save_weights(path, weights)
 
-        self.together(write, f"{' and '.join(map(str, files))} cannot be written", rank_0_alone=True)
+        if files:
+            self.together(write, f"{' and '.join(map(str, files))} cannot be written", rank_0_alone=True)
 
     def together(self, work: Callable[[], object], trouble: str, rank_0_alone: bool = False) -> None:
         """Do the work; no worker goes on before all are done, and none if one could not.
@@ -142,18 +147,16 @@ def sole_writer(folder: Path, context: TrainContext) -> Iterator[None]:
     Raises:
         RunFailed: one still does after `PATIENCE` seconds.
     """
-    lock, trouble = FileLock(folder / "training.lock"), ""
-    if context.rank == 0:
-        try:
-            lock.acquire(timeout=PATIENCE)
-        except Timeout:
-            trouble = f"{folder}: a process of another command still trains there, after {PATIENCE:g} s."
-    if trouble := first_said(context, trouble):
-        raise RunFailed(trouble)
-    try:
+    trouble = ""
+    with ExitStack() as stack:
+        if context.rank == 0:
+            try:
+                stack.enter_context(locked(folder / "training.lock", PATIENCE))
+            except Timeout:
+                trouble = f"{folder}: a process of another command still trains there, after {PATIENCE:g} s."
+        if trouble := first_said(context, trouble):
+            raise RunFailed(trouble)
         yield
-    finally:
-        lock.release()
 
 
 def newest(folder: Path) -> Path | None:
@@ -172,6 +175,10 @@ def reason_of_failure(work: Callable[[], object]) -> str:
         if not isinstance(error.__context__, OSError):
             raise
         return error.__context__.strerror or str(error.__context__)
+    except Exception as error:
+        if not is_of_storage(error):
+            raise
+        return " ".join(str(error).split())
     return ""
 
 
@@ -179,8 +186,9 @@ def write_state(path: Path, state: State) -> None:
     """By torch.save, and onto the disk."""
     with path.open("wb") as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+        if not is_remote(path):
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def step_of(checkpoint: Path) -> int:
@@ -201,7 +209,8 @@ def load(checkpoint: Path, rank: int) -> tuple[State, State | None]:
 
 
 def load_file_safely(path: Path) -> State:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with path.open("rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def random_state(device: torch.device) -> State:
@@ -227,11 +236,11 @@ def set_generator(generator: torch.Generator, shared: State, seed: int) -> None:
         generator.manual_seed(seed)
 
 
-def save_weights(path: Path, model: nn.Module) -> None:
+def save_weights(path: Path, weights: State) -> None:
     """Weights alone, as safetensors, replaced atomically."""
-    weights: dict[str, Tensor] = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    plain: dict[str, Tensor] = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     with atomic_file(path) as part:
-        part.write_bytes(to_bytes(weights))
+        part.write_bytes(to_bytes(plain))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -240,7 +249,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
         UserError: the file is missing or damaged, or of another network.
     """
     try:
-        model.load_state_dict(load_file(path))
+        model.load_state_dict(from_bytes(path.read_bytes()))
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: must hold the weights of the network, but got: {reason}") from error

@@ -23,21 +23,31 @@ class Progress(NamedTuple):
     """What the user must be told, such as that a damaged checkpoint was passed over."""
 
 
-class TrainContext(Protocol):
-    """What the loop needs of its surroundings."""
+class Workers(Protocol):
+    """All workers, as one of them sees them."""
 
     rank: int
     world_size: int
     device: torch.device
-    gpu_share: float
-    """Of the GPU that it computes on, if it does."""
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The student made data parallel."""
-        ...
+    """Of the tensors that they exchange."""
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a tensor over all workers."""
+        ...
+
+
+class TrainContext(Workers, Protocol):
+    """What the loop needs of its surroundings."""
+
+    gpu_share: float
+    """Of the GPU that it computes on, if it does."""
+
+    def aside(self) -> Workers:
+        """The same workers, for another thread: what it exchanges does not meet what this one does."""
+        ...
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The student made data parallel."""
         ...
 
     def from_next_worker(self, value: Tensor) -> Tensor:
@@ -65,8 +75,10 @@ LONGEST = 1000
 """Bytes of a text that workers tell each other."""
 
 
-def first_said(context: TrainContext, text: str) -> str:
+def first_said(context: Workers, text: str) -> str:
     """The text of the first worker that has one, or none, for all of them. Returns when every worker has called it."""
+    if context.world_size == 1:
+        return text
     letters = text.encode()[:LONGEST]
     said = torch.zeros(context.world_size, LONGEST)
     said[context.rank, : len(letters)] = torch.tensor(list(letters), dtype=said.dtype)
@@ -85,6 +97,9 @@ class LocalContext:
     rank: int = 0
     world_size: int = 1
     gpu_share: float = 1.0
+
+    def aside(self) -> Workers:
+        return self
 
     def wrap(self, model: nn.Module) -> nn.Module:
         return model

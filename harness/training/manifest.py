@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.atomic import write_text
+from harness.storage import is_remote
 
 SHARED, MANIFEST = "state.pt", "manifest.json"
 NAME = re.compile(r"step_(\d+)(?:_(\d+))?")
@@ -30,6 +31,8 @@ def choose(parent: Path) -> tuple[str, str]:
     """The name of the newest whole checkpoint, and a line about those that are passed over; each may be empty."""
     name, damaged = "", []
     for path in reversed(in_order(parent)):
+        if is_remote(path) and not (path / MANIFEST).exists():
+            continue  # the manifest comes last: a killed command has not got that far
         trouble = damage(path)
         if not trouble:
             name = path.name
@@ -67,5 +70,6 @@ def write_manifest(checkpoint: Path) -> None:
 
 def fingerprint(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         return {"bytes": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -25,6 +25,7 @@ from harness.training.dataloaders import image_size, load_data_once, train_datal
 from harness.training.drawing import draw_panels
 from harness.training.evaluator import Evaluator
 from harness.training.networks import build_networks, refusing_one_value
+from harness.training.saving import Saver, copy_to_cpu
 from harness.training.train_metrics import TrainMetrics
 
 NETWORKS = ("student", "teacher")
@@ -65,7 +66,7 @@ def train(job: TrainJob, context: TrainContext) -> dict[str, float]:
         trainer = Trainer(job, context)
         with trainer.cost.logged(trainer.run_log, lambda: trainer.next_step):
             trainer.restore()
-            with refusing_one_value("data.batch_labelled, batch_unlabelled, accumulate"):
+            with trainer.saver.closing(), refusing_one_value("data.batch_labelled, batch_unlabelled, accumulate"):
                 trainer.run()
         return trainer.metrics | trainer.cost.metrics()
 
@@ -79,7 +80,7 @@ class Trainer:
         self.config, self.device, self.cost = config, context.device, cost.Cost(context)
         self.data = load_data_once(config.data, job.roles, job.splits)
         self.evaluator = Evaluator(config, self.data, context)
-        self.checkpoints = checkpoint.Checkpoints(job.folder, context)
+        self.saver = Saver(job.folder, context)
         self.run_log = Run(job.tracking_uri, job.run_id) if context.rank == 0 else None
         self.next_step = 0
         self.metrics: dict[str, float] = {}
@@ -89,7 +90,7 @@ class Trainer:
         self.build()
 
     def build(self) -> None:
-        config, context, fresh = self.config, self.context, self.checkpoints.last is None
+        config, context, fresh = self.config, self.context, self.saver.checkpoints.last is None
         size = image_size(config.data, self.data)
         self.model, self.teacher = build_networks(config, len(self.data.classes), size, context, fresh)
         seed = config.seed * 1_000_003
@@ -137,14 +138,12 @@ class Trainer:
         self.average_buffers()
         if self.run_log:
             self.run_log.flush()  # a run that goes on from here does not log these steps again
-        self.checkpoints.save(self.next_step, self.shared_state, checkpoint.random_state(self.device))
-        self.save_best()
+        shared = copy_to_cpu(self.shared_state()) if self.context.rank == 0 else {}
+        self.saver.save(self.next_step, shared, checkpoint.random_state(self.device), self.best_weights(shared))
 
-    def save_best(self) -> None:
-        """Keep the weights of the best step, if this is it: after its checkpoint, so that whatever a run goes on from,
-        they are those of the step that its checkpoint names."""
-        if self.at_best:
-            self.checkpoints.save_weights({self.best_file(name): net for name, net in self.networks.items()})
+    def best_weights(self, shared: checkpoint.State) -> dict[Path, checkpoint.State]:
+        """By file, if this is the best step."""
+        return {self.best_file(name): shared.get(name, {}) for name in self.networks} if self.at_best else {}
 
     @property
     def at_best(self) -> bool:
@@ -155,13 +154,13 @@ class Trainer:
         """Go on from the newest whole checkpoint of the run's folder, if there is one."""
         if self.run_log:
             self.run_log.load_logged_steps()
-            if self.checkpoints.passed_over:
-                self.run_log.tags({"harness.warning": self.checkpoints.passed_over})
-                self.context.show(Progress(0, self.config.steps, message=self.checkpoints.passed_over))
+            if self.saver.checkpoints.passed_over:
+                self.run_log.tags({"harness.warning": self.saver.checkpoints.passed_over})
+                self.context.show(Progress(0, self.config.steps, message=self.saver.checkpoints.passed_over))
             provenance.log_start(self.run_log, self.config, self.data, self.device, self.context.world_size)
-        if self.checkpoints.last is None:
+        if self.saver.checkpoints.last is None:
             return
-        shared, own = checkpoint.load(self.checkpoints.last, self.context.rank)
+        shared, own = checkpoint.load(self.saver.checkpoints.last, self.context.rank)
         self.next_step, self.best, self.metrics = shared["step"], shared["best"], shared["metrics"]
         self.unevaluated, self.cost.before = shared["unevaluated"], shared["worker_seconds"]
         self.model.load_state_dict(shared["student"])
@@ -169,7 +168,7 @@ class Trainer:
         self.optimizer.load_state_dict(shared["optimizer"])
         self.schedule.load_state_dict(shared["schedule"])
         checkpoint.set_generator(self.generator, shared, self.config.seed * 1_000_003 + self.next_step)
-        self.save_best()
+        self.saver.checkpoints.save_weights(self.best_weights(shared))
         if own is not None:  # else there are more workers than before, and what is dropped out differs
             checkpoint.set_random_state(self.device, own)
 
@@ -209,10 +208,12 @@ class Trainer:
         stopping = self.context.stopping()
         if stopping or done or self.at_best or step % (config.checkpoint_every or config.eval_every) == 0:
             self.save()
-        if stopping and not done:
-            raise Interrupted
         if done:
+            self.saver.wait()
             self.finish()
+        elif stopping:
+            self.saver.wait()
+            raise Interrupted
         elif at_mark:
             self.report()
 
@@ -251,6 +252,7 @@ class Trainer:
         except Interrupted:
             self.unevaluated = True
             self.save()
+            self.saver.wait()
             raise
         self.metrics = self.evaluator.metrics("val", self.matrix)
         first = self.best["step"] < 0  # also where no pixel of val is labelled and mIoU is NaN
@@ -279,7 +281,7 @@ class Trainer:
                 self.log_result("val", matrix)
             case "confirmation":
                 matrix = self.count(self.data.test, self.evaluated)
-                self.checkpoints.save_weights({self.job.folder / checkpoint.BEST: self.evaluated})
+                self.saver.checkpoints.save_weights({self.job.folder / checkpoint.BEST: self.evaluated.state_dict()})
                 self.metrics |= self.evaluator.metrics("test", matrix)
                 self.log_result("test", matrix)
         self.report()

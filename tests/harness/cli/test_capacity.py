@@ -15,7 +15,7 @@ from harness.train import build_parser
 
 def team(monkeypatch: pytest.MonkeyPatch, there: dict[str, float], *words: str) -> capacity.Team:
     """Of a training on a cluster that has so much."""
-    monkeypatch.setattr(capacity, "available", lambda address: (there, "the cluster"))
+    monkeypatch.setattr(capacity, "available", lambda address, needs: (there, "the cluster"))
     parsed = build_parser().read(["--address=auto", *words])
     return find_team(train_config(parsed.as_dict()), CommonOptions.of(parsed), words)
 

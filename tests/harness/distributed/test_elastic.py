@@ -17,8 +17,8 @@ from tests.harness.test_train import statuses
 
 pytestmark = pytest.mark.slow
 
-STEPS = 80
-SLOW = ("--gpus=0", f"--steps={STEPS}", "--eval_every=40", "--checkpoint_every=2", "--log_every=1", "--ssl.tau=0.2")
+STEPS = 160
+SLOW = ("--gpus=0", f"--steps={STEPS}", "--eval_every=80", "--checkpoint_every=2", "--log_every=1", "--ssl.tau=0.2")
 SLOW += ("--model.norm=group", "--model.width=32", "--model.depth=3", "--optim.lr=0.0001")
 SLOW += ("--data.batch_labelled=8", "--data.batch_unlabelled=8")
 """A network without batch statistics whose steps take some tenths of a second. At this rate weights move by 0.01, and
@@ -42,7 +42,7 @@ class Watched:
         for line in stream:
             self.lines.append((time.monotonic(), line))
 
-    def wait(self, pattern: str, since: int = 0, seconds: float = 120) -> int:
+    def wait(self, pattern: str, since: int = 0, seconds: float = 240) -> int:
         """The number of the first line from `since` on in which the pattern is found, as soon as it is there."""
         end = time.monotonic() + seconds
         while True:

@@ -222,10 +222,10 @@ def test_one_that_cannot_be_written_stops_the_run_and_leaves_the_one_before(size
 
 def test_weights_that_cannot_be_written_stop_the_run_and_leave_the_old_ones(tmp_path: Path) -> None:
     checkpoints, path, model = save(tmp_path, 3), tmp_path / "a.safetensors", torch.nn.Linear(20, 20)
-    checkpoints.save_weights({path: model})
+    checkpoints.save_weights({path: model.state_dict()})
     before = path.read_bytes()
     with largest_file(100), pytest.raises(RunFailed, match=f"^{path} cannot be written: File too large; the last"):
-        checkpoints.save_weights({path: torch.nn.Linear(20, 20)})
+        checkpoints.save_weights({path: torch.nn.Linear(20, 20).state_dict()})
     assert path.read_bytes() == before
     assert sorted(item.name for item in tmp_path.iterdir()) == ["a.safetensors", "checkpoints"]
 
@@ -316,7 +316,7 @@ def test_where_one_worker_cannot_write_all_stop_for_its_reason(rank: int, tmp_pa
 
 def test_weights_come_back(tmp_path: Path) -> None:
     model, other = torch.nn.Conv2d(2, 3, 1), torch.nn.Conv2d(2, 3, 1)
-    checkpoint.save_weights(tmp_path / "a.safetensors", model)
+    checkpoint.save_weights(tmp_path / "a.safetensors", model.state_dict())
     checkpoint.load_weights(tmp_path / "a.safetensors", other)
     assert torch.equal(model.weight, other.weight)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
@@ -325,7 +325,7 @@ def test_weights_come_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["empty", "cut at a third", "cut at the end", "gone"])
 def test_damaged_weights_are_one_line_with_the_file(damage: str, tmp_path: Path) -> None:
     path, model = tmp_path / "a.safetensors", torch.nn.Conv2d(2, 3, 1)
-    checkpoint.save_weights(path, model)
+    checkpoint.save_weights(path, model.state_dict())
     DAMAGES[damage](path)
     with pytest.raises(UserError, match=f"^{path}: must hold the weights of the network, but got: ") as refused:
         checkpoint.load_weights(path, model)
@@ -333,7 +333,7 @@ def test_damaged_weights_are_one_line_with_the_file(damage: str, tmp_path: Path)
 
 
 def test_weights_of_another_network_are_one_line_with_the_file(tmp_path: Path) -> None:
-    checkpoint.save_weights(tmp_path / "a.safetensors", torch.nn.Conv2d(2, 4, 1))
+    checkpoint.save_weights(tmp_path / "a.safetensors", torch.nn.Conv2d(2, 4, 1).state_dict())
     with pytest.raises(UserError, match=r"a.safetensors: must hold the weights of the network, .* size mismatch"):
         checkpoint.load_weights(tmp_path / "a.safetensors", torch.nn.Conv2d(2, 3, 1))
 

@@ -78,7 +78,7 @@ def test_all_tensors_are_found_however_a_training_code_saved_them(shape: str, tm
 
 def test_the_best_weights_of_a_run_are_read_back(tmp_path: Path) -> None:
     source, network = build_model(ModelConfig(width=4), CLASSES), build_model(ModelConfig(width=4), CLASSES)
-    save_weights(tmp_path / "best.safetensors", source)
+    save_weights(tmp_path / "best.safetensors", source.state_dict())
     assert not load_weights_into(network, str(tmp_path / "best.safetensors")).missing
     image = torch.rand(1, 3, 9, 14)
     assert torch.equal(network.eval()(image), source.eval()(image))

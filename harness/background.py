@@ -1,4 +1,4 @@
-"""Ray's long calls, in a thread of their own: the main thread goes on hearing signals, which Ray may hold back."""
+"""Long calls in a thread of their own: the main one goes on training, or hearing signals, which Ray holds back."""
 
 import threading
 from collections.abc import Callable
