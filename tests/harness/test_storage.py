@@ -183,9 +183,8 @@ def test_storage_that_goes_away_ends_a_training_in_one_line(tmp_path: Path) -> N
     assert f"python -m harness.train --resume --name=t --storage-path={address}" in lines[0]
 
 
-@pytest.mark.parametrize("words", [("--name=x",), ("--resume",)])
 def test_storage_that_cannot_be_reached_is_refused_in_one_line(
-    words: tuple[str, ...], here: Path, capsys: pytest.CaptureFixture[str], bucket: str
+    here: Path, capsys: pytest.CaptureFixture[str], bucket: str
 ) -> None:
-    refused = call(train.main, capsys, *words, "--storage-path=s3://no-such-bucket/runs")
+    refused = call(train.main, capsys, "--name=x", "--storage-path=s3://no-such-bucket/runs")
     assert_refused(refused, here, "--storage-path: must be a folder", "s3://no-such-bucket/runs")
