@@ -47,7 +47,8 @@ class Saver:
 
         def write() -> None:
             self.checkpoints.save(step, lambda: shared, own)
-            self.checkpoints.save_weights(best)
+            if best:
+                self.checkpoints.save_weights(best)
 
         self.writing = in_background(write)
 
