@@ -1,8 +1,10 @@
 """What docs/cluster has for Docker, Kubernetes and Slurm: linted, and the Slurm script run with a stand-in for srun."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,9 @@ def test_the_slurm_script_trains_on_a_cluster_and_a_requeued_job_finds_its_run(t
     tools.mkdir()
     (tools / "srun").write_text('#!/bin/bash\nSLURM_NODEID=0 exec setsid "$@"\n')
     (tools / "srun").chmod(0o755)
+    home = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # its own; Ray's sockets need a short path
     environment = os.environ | {
+        "RAY_TMPDIR": home,
         "PATH": f"{tools}:{os.environ['PATH']}",
         "VENV": str(Path(sys.executable).parents[1]),
         "RAY_PORT": str(free_port()),
@@ -82,5 +86,6 @@ def test_the_slurm_script_trains_on_a_cluster_and_a_requeued_job_finds_its_run(t
                 break
         assert process.wait(60) == 0, said
     finally:
-        subprocess.run(["pkill", "-KILL", "-f", f"port[ =]{environment['RAY_PORT']}"], check=False)
+        subprocess.run(["pkill", "-KILL", "-f", home], check=False)
+        shutil.rmtree(home, ignore_errors=True)
     assert statuses(tmp_path) == {"job-1": "FINISHED"}

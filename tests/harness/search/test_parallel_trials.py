@@ -50,7 +50,10 @@ HEAD = """
 import sys
 import harness
 import ray
-context = ray.init(num_cpus=2, include_dashboard=True, logging_level="ERROR", object_store_memory=100 * 1024 * 1024)
+memory = 100 * 1024 * 1024
+context = ray.init(
+    "local", num_cpus=2, include_dashboard=True, logging_level="ERROR", object_store_memory=memory
+)
 print(context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """
