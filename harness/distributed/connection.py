@@ -25,6 +25,8 @@ from harness.distributed.waiting import trial_bundles, wait_for_room
 from harness.errors import UserError
 from harness.storage import is_remote
 
+STATE_API_PATIENCE = 20.0
+"""Seconds in which the State API answers, of a Ray that has just started as well."""
 OBJECT_STORE_BYTES = 100 * 1024 * 1024  # nothing large goes through it
 
 
@@ -176,11 +178,17 @@ def state_api_answers() -> bool:
     """Whether Ray's State API can be reached; Ray Train needs it to free what a killed trial leaves behind."""
     from ray.util.state import list_actors
 
-    try:
-        list_actors(limit=1, timeout=10)
-    except Exception:  # of many kinds: connection, aiohttp, its own
-        return False
-    return True
+    address = ray.get_runtime_context().gcs_address  # it would look for any Ray on this machine
+    end = time.monotonic() + STATE_API_PATIENCE
+    while True:
+        try:
+            list_actors(address, limit=1, timeout=10)
+        except Exception:  # of many kinds: connection, aiohttp, its own
+            if time.monotonic() > end:
+                return False
+            time.sleep(1)
+        else:
+            return True
 
 
 def refuse_no_room(resources: Resources) -> None:
