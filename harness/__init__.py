@@ -28,6 +28,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours is quicker
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports its reason and nothing else
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the searcher knows how many fit; else the processes start one by one
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # a search is resumed from its store, never from Tune's snapshot
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # an actor that is slow to end a trial is still good for the next
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
