@@ -2,9 +2,7 @@
 
 import logging
 import os
-import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +19,7 @@ from harness.config.train import Values
 from harness.distributed.cluster import leaving, may_grow, reachable
 from harness.distributed.heartbeat import disconnect
 from harness.distributed.nodes import Needs, check_nodes
-from harness.distributed.waiting import trial_bundles, wait_for_room
+from harness.distributed.waiting import keeping_signal_handlers, trial_bundles, wait_for_room
 from harness.errors import UserError
 from harness.storage import is_remote
 
@@ -80,20 +78,6 @@ def connected(
         yield
     finally:
         disconnect()
-
-
-@contextmanager
-def keeping_signal_handlers() -> Iterator[None]:
-    """Put those of Ctrl-C and SIGTERM back when the block ends: Ray's own of SIGTERM aborts the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def ray_storage(folder: Path) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Waits until a Ray cluster has room for what is about to start, and says what is missing."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import ray
 from ray.util import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from harness.config.search import Resources
 
@@ -15,6 +17,7 @@ EVERY = 3.0
 AT_ONCE = 2.0
 """Seconds in which Ray reserves what is free."""
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Bundle = Mapping[str, float]
 """What one worker reserves on one machine: CPU and GPU."""
 
@@ -39,35 +42,48 @@ def wait_for_room(bundles: Sequence[Bundle], say: Callable[[str], None]) -> None
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM.
     """
-    group = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")
-    try:
-        with hearing_signals():
-            while not group.wait(EVERY):
-                say(what_is_missing(bundles, ray.available_resources()))
-    finally:
-        remove_placement_group(group)
+    with asked_for(bundles) as group, hearing_signals():
+        while not group.wait(EVERY):
+            say(what_is_missing(bundles, ray.available_resources()))
 
 
 def has_room(bundles: Sequence[Bundle]) -> bool:
     """Whether the cluster has room for all bundles at a time, now."""
+    with asked_for(bundles) as group:
+        return group.wait(AT_ONCE)
+
+
+@contextmanager
+def asked_for(bundles: Sequence[Bundle]) -> Iterator[PlacementGroup]:
+    """A placement group that may have to wait for room, removed when the block ends."""
     group = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")
     try:
-        return group.wait(AT_ONCE)
+        yield group
     finally:
         remove_placement_group(group)
 
 
 @contextmanager
-def hearing_signals() -> Iterator[None]:
-    """Raise KeyboardInterrupt in the block at Ctrl-C or SIGTERM. (Ray's own handler of SIGTERM aborts the process.)"""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def keeping_signal_handlers() -> Iterator[None]:
+    """Put those of Ctrl-C and SIGTERM back when the block ends: Ray's own of SIGTERM aborts the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        for number in before:
-            signal.signal(number, signal.default_int_handler)
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def hearing_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt in the block at Ctrl-C or SIGTERM."""
+    with keeping_signal_handlers():
+        for number in SIGNALS:
+            signal.signal(number, signal.default_int_handler)
+        yield
 
 
 def what_is_missing(bundles: Sequence[Bundle], free: Mapping[str, float]) -> str:
