@@ -7,7 +7,9 @@ from contextlib import contextmanager
 
 import boto3
 import pytest
+from s3fs import S3FileSystem
 
+from harness.storage import remote_path
 from tests.clusters import free_port
 
 BUCKET = "bucket"
@@ -40,7 +42,15 @@ def s3_server() -> Iterator[str]:
             assert process.stdout is not None
             assert process.stdout.readline() == "up\n"
             boto3.client("s3").create_bucket(Bucket=BUCKET)
+            forget_servers()
             yield f"s3://{BUCKET}/runs"
         finally:
             process.kill()
             process.communicate()
+            forget_servers()
+
+
+def forget_servers() -> None:
+    """Paths of this process that were made before lead to the server of then."""
+    remote_path.cache_clear()
+    S3FileSystem.clear_instance_cache()
