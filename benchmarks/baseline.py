@@ -22,8 +22,8 @@ from harness.cli.preflight import check_data_and_network
 from harness.config.parser import make_parser
 from harness.config.train import TrainConfig, add_train_config, override, train_config
 from harness.errors import DONE
-from harness.tracking import Run
 from harness.tracking.experiment import find_or_create_experiment
+from harness.tracking.store import create_run
 from harness.training.context import LocalContext
 from harness.training.trainer import TrainJob, train
 
@@ -32,9 +32,9 @@ def miou(config: TrainConfig, uri: str, experiment: str, folder: Path) -> float:
     """Train once; test mIoU in points."""
     torch.set_num_threads(1)
     folder.mkdir(parents=True)
-    run = Run.create(uri, experiment, folder.name, {})
+    run_id = create_run(uri, experiment, folder.name, {})
     context = LocalContext(torch.device("cpu"), show=lambda progress: None)
-    return 100 * train(TrainJob(config, folder, uri, run.run_id), context)["test/final_miou"]
+    return 100 * train(TrainJob(config, folder, uri, run_id), context)["test/final_miou"]
 
 
 def main(args: Sequence[str] | None = None) -> int:

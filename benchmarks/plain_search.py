@@ -22,8 +22,9 @@ from harness.config.train import TrainConfig, check_types, override
 from harness.search.search_space import initial_points, search_parameters
 from harness.search.searcher import OptunaSampler
 from harness.search.trial_store import TrialRecord
-from harness.tracking import Run
 from harness.tracking.experiment import find_or_create_experiment
+from harness.tracking.run import Run
+from harness.tracking.store import create_run
 from harness.training.context import LocalContext
 from harness.training.trainer import TrainJob, train
 
@@ -33,11 +34,11 @@ def run(config: TrainConfig, uri: str, experiment: str, folder: Path) -> tuple[d
     start = time.time()
     torch.set_num_threads(1)
     folder.mkdir(parents=True)
-    log = Run.create(uri, experiment, folder.name, {})
-    metrics = train(
-        TrainJob(config, folder, uri, log.run_id, "trial"), LocalContext(torch.device("cpu"), lambda _: None)
-    )
-    log.finish("FINISHED")
+    run_id = create_run(uri, experiment, folder.name, {})
+    job = TrainJob(config, folder, uri, run_id, "trial")
+    metrics = train(job, LocalContext(torch.device("cpu"), lambda _: None))
+    with Run(uri, run_id, folder) as run:
+        run.finish("FINISHED")
     return metrics, time.time(), time.time() - start
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 START, END = "```mermaid\n", "```\n"
-COMMANDS = ("train", "tune", "predict", "ui")
+COMMANDS = ("train", "tune", "predict", "ui", "sync")
 
 Arrows = Counter[tuple[str, str]]
 

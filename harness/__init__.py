@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "HARNESS_MLFLOW_PATIENCE": "60",  # seconds in all that a call is tried again while MLflow's store is away or locked
+    "HARNESS_MLFLOW_PATIENCE": "60",  # seconds that a command that needs MLflow's answer waits for it
     "HARNESS_GROW_IF_LEFT": "60",  # seconds that an elastic training must have left to begin again with more workers
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # for a connection that has gone stale; MLflow would try for 4 minutes
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

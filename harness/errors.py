@@ -37,6 +37,7 @@ class TrialPruned(Exception):
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 """Of an OSError."""
+STORAGE_LIBRARIES = ("aiobotocore", "aiohttp", "boto3", "botocore", "gcsfs", "google", "s3fs", "s3transfer")
 
 
 def first_cause(error: BaseException, found: Callable[[BaseException], bool]) -> BaseException | None:
@@ -53,7 +54,7 @@ def is_no_room(error: BaseException) -> bool:
 
 def is_of_storage(error: BaseException) -> bool:
     """Whether a library for object storage has raised it: they have no class in common."""
-    return type(error).__module__.partition(".")[0] in ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "s3fs")
+    return type(error).__module__.partition(".")[0] in STORAGE_LIBRARIES
 
 
 def is_out_of_memory(error: BaseException) -> bool:

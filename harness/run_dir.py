@@ -278,3 +278,9 @@ def resume_command(module: str, folder: Path, storage: str, address: str | None,
     if address:
         words.append(f"--address={shlex.quote(address)}" + (" --wait" if wait else ""))
     return " ".join(words)
+
+
+def repeat_command(folder: Path) -> str:
+    """The command that does a study again."""
+    files = [display_path(folder / name) for name in ("space.yaml", "config.yaml")]
+    return f"python -m harness.tune --space {files[0]} --train {files[1]}"

@@ -27,7 +27,7 @@ from harness.errors import DONE, UserError
 if TYPE_CHECKING:
     from harness.cli.capacity import Team
     from harness.run_dir import RunRecord
-    from harness.tracking import Run
+    from harness.tracking.run import Run
 
 EXPERIMENT = "train"
 WORKERS = ("gpus", "workers", "min_workers")
@@ -71,6 +71,7 @@ def run_training(
         run_record: of the run that is resumed.
     """
     from harness.cli import capacity, lifecycle, preflight  # torch and MLflow, which take seconds to import
+    from harness.tracking.run import HAND_OVER
     from harness.training.provenance import provenance_tags
 
     uri = options.uri if run_record is None else run_record.tracking_uri
@@ -87,13 +88,14 @@ def run_training(
     batch = " + ".join(map(str, used_sizes(config).values()))
     what = f"{config.data.name}, {config.model.name}, {config.steps} steps of {batch} images, {team}"
     out.print(f"[bold]{verb} {escape(run_dir.display_path(folder))}[/]  {escape(what)}")
-    run = lifecycle.reopen_run(run_record)
+    run = lifecycle.reopen_run(run_record, folder)
     same_place = options.storage_path, options.address, options.wait
     resume = run_dir.resume_command("harness.train", folder, *same_place)
     with lifecycle.run_lifecycle(run, run_record, folder, resume):
         run.note(team.tags() | provenance_tags("harness.train", words))
         run.params(flatten(config))  # once more when it is resumed, in case it was cut short
         run.files(folder, "config.yaml", "classes.json")
+        run.close(HAND_OVER)
         metrics = train_and_publish(config, folder, run, team, options)
     from harness.training.trainer import NETWORKS
 
@@ -127,17 +129,18 @@ def start_run(config: TrainConfig, folder: Path, uri: str) -> "RunRecord":
 
 def create_run(folder: Path, uri: str) -> "RunRecord":
     """The MLflow run of a folder, on record there."""
-    from harness import tracking
     from harness.cli.lifecycle import open_experiment
+    from harness.tracking.names import repeated_by
+    from harness.tracking.patience import client_of
+    from harness.tracking.store import create_run as create
 
     experiment = open_experiment(uri, EXPERIMENT)
     repeat = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')}"
-    run = tracking.Run.create(uri, experiment, folder.name, tracking.repeated_by(repeat))
-    run_record = run_dir.RunRecord("train", uri, experiment, run.run_id)
+    run_record = run_dir.RunRecord("train", uri, experiment, create(uri, experiment, folder.name, repeated_by(repeat)))
     try:
         run_record.write(folder)
     except BaseException:
-        run.finish("KILLED")
+        client_of(uri).set_terminated(run_record.run_id, "KILLED")
         raise
     return run_record
 
@@ -164,8 +167,9 @@ def train_and_publish(
 
             place = team.numbers, team.on_gpus, options.address, options.verbose
             metrics = train_on_workers(job, *place, interrupts.raised, display.show, say)
-    uri = publish(run, config, folder, metrics["val/best_miou"])
-    out.print(f"registered as {uri}", markup=False)
+    uri = publish(run, folder, metrics["val/best_miou"], folder / run_dir.SPLITS)
+    if uri:
+        out.print(f"registered as {uri}", markup=False)
     return metrics
 
 

@@ -31,7 +31,8 @@ from harness.config.search import Resources, SearchConfig, draws_splits, read_sp
 from harness.config.train import TrainConfig, check_types, flatten, load_config, to_yaml, train_config
 from harness.errors import DONE, INTERRUPTED, UserError
 from harness.search.search_space import initial_points, search_parameters
-from harness.search.trial_store import MLFLOW_RUN
+from harness.storage import remove_folder
+from harness.tracking.names import RUN_ID
 
 SIMULATION = "simulation"
 """Kind of a study over recorded trainings, which `--resume` does not find."""
@@ -126,7 +127,7 @@ def run_study(
     uri = options.uri if run_record is None else run_record.tracking_uri
     capacity.check_trial_resources(search.resources, options, capacity.needs_of(base, folder, uri, options))
     if options.resume:
-        preflight.check_same_images(base, folder, repeat_command(folder), ("val", "test"))
+        preflight.check_same_images(base, folder, run_dir.repeat_command(folder), ("val", "test"))
     stored = folder / run_dir.SPLITS if options.resume else None
     preflight.check_data_and_network(base, search.resources.workers_per_trial, ("val",), stored)
     if run_record is None:
@@ -236,12 +237,6 @@ def refuse_changes(parsed: Namespace) -> None:
             raise UserError(f"train.{key}: a resumed study keeps its configuration, but got {value!r}.")
 
 
-def repeat_command(folder: Path) -> str:
-    """The command that does a study again."""
-    files = [run_dir.display_path(folder / name) for name in ("space.yaml", "config.yaml")]
-    return f"python -m harness.tune --space {files[0]} --train {files[1]}"
-
-
 def start_study(
     search: SearchConfig, base: TrainConfig, folder: Path, uri: str, experiment: str, kind: str = "tune"
 ) -> "RunRecord":
@@ -262,17 +257,19 @@ def create_parent(
     base: TrainConfig, data: "Data", folder: Path, uri: str, experiment: str, kind: str = "tune"
 ) -> "RunRecord":
     """The parent run of a study, on record in its folder."""
-    from harness import tracking
+    from harness.tracking.names import FOLDER, repeated_by
+    from harness.tracking.patience import client_of
+    from harness.tracking.store import create_run, find_parent
     from harness.training.provenance import datasets
 
     tags = {
-        **tracking.repeated_by(repeat_command(folder)),
+        **repeated_by(run_dir.repeat_command(folder)),
         "harness.role": "search" if kind == "tune" else kind,
-        tracking.FOLDER: str(folder),
+        FOLDER: str(folder),
     }
-    run = tracking.find_run(uri, experiment, folder) or tracking.Run.create(uri, experiment, folder.name, tags)
-    run.inputs(datasets(base, data))
-    run_record = run_dir.RunRecord(kind, uri, experiment, run.run_id)
+    run_id = find_parent(uri, experiment, folder) or create_run(uri, experiment, folder.name, tags)
+    client_of(uri).log_inputs(run_id, datasets(base, data))
+    run_record = run_dir.RunRecord(kind, uri, experiment, run_id)
     run_record.write(folder)
     return run_record
 
@@ -281,11 +278,13 @@ def recreate_parent(base: TrainConfig, folder: Path, uri: str) -> "RunRecord":
     """A new parent run, in place of one that MLflow's store has lost with those of the trials."""
     from classmix_core.data import EVALUATED
     from harness.cli.lifecycle import open_experiment
+    from harness.tracking.outbox import OUTBOX
     from harness.training.dataloaders import load_data_once
 
     experiment, splits = open_experiment(uri, folder.name), folder / run_dir.SPLITS
-    for path in folder.glob(f"*/*/{MLFLOW_RUN}"):
+    for path in folder.glob(f"*/*/{RUN_ID}"):
         path.unlink()
+        remove_folder(path.with_name(OUTBOX), ignore_errors=True)
     roles = tuple(role for role in EVALUATED if role in run_dir.stored_roles(splits))
     return create_parent(base, load_data_once(base.data, roles, splits), folder, uri, experiment)
 

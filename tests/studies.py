@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from harness.tracking import PARENT, TRIAL
+from harness.tracking.names import PARENT, TRIAL
 from tests.commands import wait_for
 
 BASE = """

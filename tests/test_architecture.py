@@ -18,7 +18,8 @@ LEVELS = (
     {"inference", "distributed"},
     {"training"},
     {"config", "run_dir"},
-    {"tracking", "atomic"},
+    {"tracking"},
+    {"atomic"},
     {"storage", "background"},
     {"errors"},
     {"classmix_core"},
@@ -34,7 +35,7 @@ def test_rooms_import_what_stands_further_down_alone() -> None:
 
 
 def test_harness_has_few_modules_side_by_side_each_room_says_what_it_is_and_no_file_is_long() -> None:
-    assert len(list((ROOT / "harness").glob("*.py"))) <= 9
+    assert len(list((ROOT / "harness").glob("*.py"))) <= 10
     for package in ("harness", "classmix_core"):
         for file in (ROOT / package).rglob("*.py"):
             text = file.read_text()

@@ -128,7 +128,8 @@ def needs_of(config: TrainConfig, folder: Path, uri: str, options: CommonOptions
         return None
     from harness.distributed.nodes import Needs
 
-    return Needs.of(config, folder, uri)
+    away_or_not = options.resume and not uri.startswith("sqlite")  # a run that goes on does not wait for its server
+    return Needs.of(config, folder, "" if away_or_not else uri)
 
 
 def available(address: str | None, needs: "Needs | None") -> tuple[Mapping[str, float], str]:

@@ -17,10 +17,11 @@ from harness.errors import (
     is_of_storage,
     last_line,
 )
-from harness.run_dir import RunRecord
-from harness.tracking import STORE_ERRORS, Run, is_gone, one_line, require_answer
+from harness.run_dir import RunRecord, display_path
 from harness.tracking.experiment import find_or_create_experiment
-from harness.tracking.patience import MLFLOW_ERRORS
+from harness.tracking.patience import MLFLOW_ERRORS, STORE_ERRORS, is_passing, one_line
+from harness.tracking.run import Run
+from harness.tracking.store import is_gone, require_answer
 from harness.training.system_metrics import system_metrics
 
 
@@ -47,38 +48,29 @@ def replace_lost_run(run_record: RunRecord, create: Callable[[], RunRecord]) -> 
         create: makes a new one, in the same store.
 
     Raises:
-        UserError: the store does not answer.
+        UserError: it cannot be read.
     """
     uri = run_record.tracking_uri
-    with store_that_answers(uri):
+    try:
+        require_answer(uri)
         if not is_gone(uri, run_record.run_id):
             return run_record
+    except (*STORE_ERRORS, ValueError) as error:
+        if not is_passing(error, uri):
+            raise UserError(f"{uri}: the MLflow store of the run must be readable, but: {one_line(error)}") from error
+        warn(
+            f"MLflow's store {uri} is away ({one_line(error)}): what is logged is kept beside the run until it is back"
+        )
+        return run_record
     warn(f"MLflow's store {uri} no longer has the run, nor what was logged so far; it goes on as a new one there")
     return create()
 
 
-@contextmanager
-def store_that_answers(uri: str) -> Iterator[None]:
-    """
-    Raises:
-        UserError: in the block MLflow's store did not answer.
-    """
-    try:
-        require_answer(uri)
-        yield
-    except (*STORE_ERRORS, ValueError) as error:
-        raise UserError(f"{uri}: the MLflow store of the run must answer, but: {one_line(error)}") from error
-
-
-def reopen_run(run_record: RunRecord) -> Run:
-    """The MLflow run of a record, running again.
-
-    Raises:
-        UserError: its store does not answer.
-    """
-    run = Run(run_record.tracking_uri, run_record.run_id)
-    with store_that_answers(run_record.tracking_uri):
-        run.restart()
+def reopen_run(run_record: RunRecord, folder: Path) -> Run:
+    """The MLflow run of a record, running again."""
+    run = Run(run_record.tracking_uri, run_record.run_id, folder)
+    run.adopt()
+    run.restart()
     return run
 
 
@@ -96,7 +88,7 @@ def run_lifecycle(
 
     Args:
         resume: the command that goes on with the run.
-        close: ends what the run has started, before its status is set; returns in one line what it could not do.
+        close: ends what the run has started, before its status is set; returns why MLflow lacks a part, in one line.
         progress: how far it got, for the message of an interruption.
 
     Raises:
@@ -113,7 +105,7 @@ def run_lifecycle(
         out.print(f"interrupted{progress()}; go on with: {resume}", markup=False)  # before a second Ctrl-C can come
         raise Interrupted from error
     except BaseException as error:
-        with suppress(*STORE_ERRORS):  # which may be the error
+        with suppress(Exception):  # of MLflow, which may be the error
             run.failed(error)
         if isinstance(error, DataError | UserError):  # all was checked before: a file is gone, a cache full, ...
             raise RunFailed(f"{last_line(error)} {go_on}") from error
@@ -129,7 +121,19 @@ def run_lifecycle(
             err.print(f"failed. {go_on}", markup=False)
         raise
     finally:
-        trouble = close() or run.finish_or_reason(status)
+        trouble = lacking = None
+        try:
+            lacking = close()
+            run.adopt(ended=True)
+            run.finish(status)
+            lacking = run.close() or lacking
+        except STORE_ERRORS as error:
+            trouble = one_line(error)
+        if lacking:
+            warn(
+                f"MLflow's store {run.uri} is away ({lacking}); what it lacks is beside the run: once it is back, "
+                f"python -m harness.sync {display_path(folder)}"
+            )
     if trouble:
         raise RunFailed(f"all is done, but MLflow could not be told so: {trouble} {go_on}")
     run_record.end(folder)

@@ -28,7 +28,7 @@ class Needs(NamedTuple):
     paths: Mapping[str, str]
     """What must be there, by the key or flag that names it."""
     store: str
-    """URI of MLflow's."""
+    """URI of MLflow's; empty: it may be away."""
 
     @classmethod
     def of(cls, config: TrainConfig, folder: Path, store: str) -> "Needs":

@@ -75,7 +75,8 @@ def fetch(uri: str, run_id: str, target: Path) -> None:
     import mlflow.artifacts
     from mlflow import MlflowClient
 
-    from harness.tracking import STORE_ERRORS, require_answer, sqlite_file
+    from harness.tracking.patience import STORE_ERRORS
+    from harness.tracking.store import require_answer, sqlite_file
 
     try:
         store = sqlite_file(uri)

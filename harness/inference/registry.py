@@ -23,16 +23,20 @@ from mlflow.types import Schema, TensorSpec
 from classmix_core.config import DataConfig
 from classmix_core.data import EVALUATED, Data
 from classmix_core.data.samples import Samples
-from harness.config.train import TrainConfig
+from harness.config.train import TrainConfig, load_config
 from harness.inference.class_names import CLASSES
-from harness.run_dir import SPLITS
 from harness.storage import local_copy
-from harness.tracking import Run, store_lock
+from harness.tracking.patience import is_passing
+from harness.tracking.run import Run
+from harness.tracking.store import store_lock
+from harness.tracking.writer import Writer
 from harness.training import checkpoint
 from harness.training.dataloaders import load_data_once
 
 MODEL = "model"
 """Folder of a run's artefacts."""
+PUBLISH = "publish"
+"""A call of `harness.sync`'s."""
 CHAMPION = "champion"
 """Alias of the version that did best on val, among those of one name."""
 VAL = "val_miou"
@@ -55,23 +59,55 @@ SIGNATURE = ModelSignature(
 )
 
 
-def publish(run: Run, config: TrainConfig, folder: Path, val_miou: float, splits: Path | None = None) -> str:
+def publish(run: Run, folder: Path, val_miou: float, splits: Path) -> str | None:
     """The best network of a finished training into MLflow: a model of the run, and a version in the registry.
 
     Args:
-        splits: with the lists of images, if they are not in the run's folder.
+        folder: of the training.
+        splits: with the lists of images.
 
     Returns:
-        the URI of the version.
+        the URI of the version; None: the store is away, and `harness.sync` will do it (`publish_kept`).
     """
-    data = load_data_once(config.data, EVALUATED, splits or folder / SPLITS)
+    run.adopt()
+    if run.settle() is None:
+        try:
+            return publish_at_once(run.writer, folder, val_miou, splits)
+        except Exception as error:
+            if not is_passing(error, run.uri):
+                raise
+    run.call(PUBLISH, folder=way_to(folder, run.home), val_miou=val_miou, splits=way_to(splits, run.home))
+    return None
+
+
+def publish_kept(writer: Writer, folder: str, val_miou: float, splits: str) -> None:
+    """What `publish` has left to do."""
+    publish_at_once(writer, follow(writer.home, folder), val_miou, follow(writer.home, splits))
+
+
+def way_to(path: Path, home: Path) -> str:
+    """The words that lead to a path from a folder beside it or above it, which may be moved together."""
+    up = next(number for number, one in enumerate((home, *home.parents)) if path.is_relative_to(one))
+    return "/".join([".."] * up + list(path.relative_to((home, *home.parents)[up]).parts))
+
+
+def follow(home: Path, way: str) -> Path:
+    """Where `way_to` leads."""
+    for word in filter(None, way.split("/")):
+        home = home.parent if word == ".." else home / word
+    return home
+
+
+def publish_at_once(writer: Writer, folder: Path, val_miou: float, splits: Path) -> str:
+    config = load_config(folder / "config.yaml")
+    data = load_data_once(config.data, EVALUATED, splits)
     assert data.val is not None
-    log_model(run, folder, data.val, smp=config.model.name.startswith("smp/"))
+    log_model(writer, folder, data.val, smp=config.model.name.startswith("smp/"))
     measured = measured_on(config, data)
-    return register(run, model_name(config.data, measured), val_miou, measured_tags(measured))
+    return register(writer, model_name(config.data, measured), val_miou, measured_tags(measured))
 
 
-def log_model(run: Run, folder: Path, val: Samples, smp: bool) -> None:
+def log_model(writer: Writer, folder: Path, val: Samples, smp: bool) -> None:
     """Log the network of a run folder; images of val serve as the input example.
 
     Args:
@@ -99,7 +135,7 @@ def log_model(run: Run, folder: Path, val: Samples, smp: bool) -> None:
             signature=SIGNATURE,
             input_example=example(val),
         )
-        run.folder(Path(home) / MODEL, MODEL)
+        writer.folder(Path(home) / MODEL, MODEL)
 
 
 def requirements(smp: bool) -> list[str]:
@@ -162,23 +198,23 @@ def example(val: Samples) -> np.ndarray:
     return np.stack([image[:, :height, :width].permute(1, 2, 0).numpy() for image in images])
 
 
-def register(run: Run, name: str, val_miou: float, tags: Mapping[str, str]) -> str:
+def register(writer: Writer, name: str, val_miou: float, tags: Mapping[str, str]) -> str:
     """A version of the registered model `name`, one a run; the champion if none did better on val.
 
     Returns:
         its URI, by the alias if it is the champion.
     """
-    client = run.client
-    with store_lock(run.uri):  # of two that end at once, the second shall see the first
+    client, run_id = writer.client, writer.run_id
+    with store_lock(writer.uri):  # of two that end at once, the second shall see the first
         try:
             client.create_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        source = f"{client.get_run(run.run_id).info.artifact_uri}/{MODEL}"
-        known = client.search_model_versions(f"name='{name}' and run_id='{run.run_id}'")  # if it was killed after it
+        source = f"{client.get_run(run_id).info.artifact_uri}/{MODEL}"
+        known = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")  # if it was killed after it
         all_tags = {VAL: repr(val_miou), **tags}
-        made = known[0] if known else client.create_model_version(name, source, run.run_id, tags=all_tags)
+        made = known[0] if known else client.create_model_version(name, source, run_id, tags=all_tags)
         if worth(val_miou) < champion_score(client, name):
             return f"models:/{name}/{made.version}"
         client.set_registered_model_alias(name, CHAMPION, made.version)

@@ -14,7 +14,7 @@ from harness.config.search import SearchConfig
 from harness.search.search_space import SearchParameter
 from harness.search.searcher import frozen, new_study
 from harness.search.trial_store import TrialRecord
-from harness.tracking import Run
+from harness.tracking.run import Run
 
 
 def log_plots(

@@ -4,7 +4,12 @@ from collections.abc import Sequence
 
 from harness.run_dir import RunRecord
 from harness.search.trial_store import TrialRecord, TrialStore
-from harness.tracking import TRIAL, Run, children, finish_killed_children
+from harness.storage import remove_folder
+from harness.tracking.names import TRIAL
+from harness.tracking.outbox import OUTBOX
+from harness.tracking.patience import client_of
+from harness.tracking.run import Run
+from harness.tracking.store import children, finish_killed_children
 
 
 def to_restart(store: TrialStore, total: int, lost_as_well: bool) -> list[TrialRecord]:
@@ -20,13 +25,25 @@ def to_restart(store: TrialStore, total: int, lost_as_well: bool) -> list[TrialR
     return [record for record in failed if record.lost] if lost_as_well else []
 
 
-def restart(store: TrialStore, records: Sequence[TrialRecord], run_record: RunRecord, parent: Run) -> None:
+def restart(store: TrialStore, records: Sequence[TrialRecord], run_record: RunRecord) -> None:
     """Let trials begin anew; MLflow's runs of them go."""
-    names = {store.name(record) for record in records}
-    for run in children(run_record.tracking_uri, run_record.experiment_id, run_record.run_id) if names else ():
+    names, client = {store.name(record) for record in records}, client_of(run_record.tracking_uri)
+    for run in children(client, run_record.experiment_id, run_record.run_id) if names else ():
         if run.data.tags.get(TRIAL) in names:
-            parent.client.delete_run(run.info.run_id)
+            client.delete_run(run.info.run_id)
+    for record in records:
+        remove_folder(store.trial_folder(record.number) / OUTBOX, ignore_errors=True)
     store.restart(records)
+
+
+def send_kept(stores: Sequence[TrialStore], uri: str) -> str | None:
+    """Send what trials that ended could not; returns why it is still kept, in one line."""
+    for store in stores:
+        for record in store.records:
+            run = Run(uri, None, store.trial_folder(record.number))
+            if run.adopt(ended=True) and (lacking := run.close()):
+                return lacking
+    return None
 
 
 def finish_children(stores: Sequence[TrialStore], run_record: RunRecord) -> None:

@@ -20,8 +20,9 @@ from harness.search.report_page import Page, description, learning_curves, write
 from harness.search.search_space import SearchParameter
 from harness.search.trial_store import TrialRecord, TrialStore
 from harness.search.winner import Winner, publish_winner
-from harness.tracking import DESCRIPTION, Run
 from harness.tracking.experiment import VIEWS, view_link
+from harness.tracking.names import DESCRIPTION
+from harness.tracking.run import Run
 
 
 @dataclass(frozen=True)
@@ -156,15 +157,13 @@ class Report:
         study = plots.in_memory(self.search, self.axes, self.stores[0].records)
         write_report(path, page, {**curves, **plots.importance(study)})
         parent.file(path)
-        tags = parent.client.get_run(parent.run_id).data.tags
-        repeat = f"Repeat the study: `{tags['harness.command']}`"
+        repeat = f"Repeat the study: `{run_dir.repeat_command(self.folder)}`"
         parent.tags(
             {DESCRIPTION: description(page, repeat, {name: view_link(self.experiment_id, name) for name in VIEWS})}
         )
 
     def figures(self, values: Mapping[str, float]) -> None:
         self.parent.metrics(0, values)
-        self.parent.flush()
 
     def fail(self, what: str, store: TrialStore) -> NoReturn:
         raise RunFailed(f"{what}; the most common reason, {tables.most_common_reason(store.records)}.")

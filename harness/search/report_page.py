@@ -66,7 +66,7 @@ def description(page: Page, repeat: str, views: Mapping[str, str]) -> str:
             rows.append([f"**{cell}**" if cell and number == page.table.chosen else cell for cell in row])
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     parts += page.details
-    if page.winner:
+    if page.winner and page.winner.model:
         parts.append(f"Its best seed, {page.winner.seed}, is the model `{page.winner.model}`.")
     parts += [f"Train with it: `{page.train}`", f"Cost: {page.cost}", repeat]
     links = ", ".join(f"[{name}]({link})" for name, link in views.items())
@@ -102,7 +102,7 @@ img { max-width: 100%; display: block } figure { margin: 0 0 1.2rem } code { bac
 <p>{{ line }}</p>
 {% endfor %}
 <p>Train with it: <code>{{ page.train }}</code></p>
-{% if page.winner %}
+{% if page.winner and page.winner.model %}
 <p>Its best seed, {{ page.winner.seed }}, is the model <code>{{ page.winner.model }}</code>.</p>
 {% endif %}
 <p>Cost: {{ page.cost }}</p>

@@ -38,8 +38,8 @@ from harness.search.trial import TITLES, TrialSetup
 from harness.search.trial_store import Phase, TrialRecord, TrialStore
 from harness.search.tuner import PhaseRun, run_phases
 from harness.search.warm_start import Known, known_trials
-from harness.tracking import STORE_ERRORS, one_line
-from harness.tracking.experiment import store_views
+from harness.tracking.experiment import views
+from harness.tracking.patience import is_passing, one_line
 from harness.training.provenance import datasets
 
 Runner = Callable[[TrialSetup, Iterator[PhaseRun], Interrupts, Callable[[], int]], None]
@@ -76,7 +76,9 @@ class Study:
             TrialStore(self.folder, phase) for phase in get_args(Phase)
         ]
         self.limits = Limits(self.search, self.trials, self.folder)
-        self.parent = reopen_run(self.run_record)  # which marks it as running: what may be refused comes before
+        self.parent = reopen_run(
+            self.run_record, self.folder
+        )  # which marks it as running: what may be refused comes before
         known = self.search, self.base, self.axes, self.folder, self.parent, self.run_record.experiment_id
         self.report = Report(*known, self.resume, self.stores)
         self.race: Confirmation | None = None
@@ -92,12 +94,12 @@ class Study:
         with run_lifecycle(*ended, close=self.close, progress=lambda: f" after {self.trials.ended} trials"):
             self.interrupts.deferred = False
             self.interrupts.check()
-            self.parent.load_logged_steps()
             self.restart_failed()
             self.parent.note(self.provenance)
             self.parent.params(flatten(self.base) | flatten_search(self.search))
             columns = list(self.search.space), [self.search.metric, self.search.reported_metric]
-            store_views(self.parent.uri, self.run_record.experiment_id, *columns, self.search.mode == "min")
+            shown = views(*columns, self.search.mode == "min")
+            self.parent.experiment_tags(self.run_record.experiment_id, shown)
             self.parent.files(self.folder, "space.yaml", "config.yaml")
             if not options.verbose:
                 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints the traceback of a failed trial
@@ -161,7 +163,7 @@ class Study:
         ):
             if store is self.trials and 0 < len(again) == len(store.records):
                 self.limits.begin_anew()
-            recovery.restart(store, again, self.run_record, self.parent)
+            recovery.restart(store, again, self.run_record)
 
     # -- the search ---------------------------------------------------------------------------------------------------
 
@@ -224,11 +226,7 @@ class Study:
             yield PhaseRun(store.phase, searcher, scheduler, progress)
 
     def after_trial(self, store: TrialStore, record: TrialRecord) -> None:
-        """Log how many tries have failed, and the best so far as a curve over the number of trials that ended.
-
-        Raises:
-            MlflowException, SQLAlchemyError: the store is away. Without it no trial can go on: the study ends here.
-        """
+        """Log how many tries have failed, and the best so far as a curve over the number of trials that ended."""
         if record.state == "waiting" or record.lost:
             failures = sum(len(one.failures) for each in self.stores for one in each.records)
             self.parent.tags({"harness.failed_tries": str(failures)})
@@ -236,7 +234,6 @@ class Study:
         if store is self.trials and record.ended and best is not None and best.state == "complete":
             assert best.metric is not None
             self.parent.metrics(store.ended, {f"best/{self.search.metric.removeprefix('val/')}": best.metric})
-            self.parent.flush()
 
     def best_text(self, store: TrialStore) -> Callable[[], str]:
         def text() -> str:
@@ -285,12 +282,16 @@ class Study:
     # -- MLflow's states ----------------------------------------------------------------------------------------------
 
     def close(self) -> str | None:
-        """End what runs, then the MLflow runs whose trial was killed before it could; or why not, in one line."""
+        """End what runs, then the MLflow runs whose trial was killed before it could; or why not yet, in one line."""
         self.interrupts.ignore_signals()
         disconnect()
         self.parent.metrics(sum(store.ended for store in self.stores), tables.spent(self.search, *self.stores))
-        try:
-            recovery.finish_children(self.stores, self.run_record)
-        except STORE_ERRORS as error:
-            return one_line(error)
-        return None
+        lacking = self.parent.settle() or recovery.send_kept(self.stores, self.parent.uri)
+        if lacking is None:
+            try:
+                recovery.finish_children(self.stores, self.run_record)
+            except Exception as error:
+                if not is_passing(error, self.parent.uri):
+                    raise
+                lacking = one_line(error)
+        return lacking

@@ -20,10 +20,11 @@ from harness.config.search import SPLIT_SEED, UNLABELLED_WEIGHT, Resources
 from harness.config.train import TrainConfig, flatten, override, to_yaml
 from harness.errors import RunFailed, TrainingError, TrialPruned, UserError, first_cause, is_no_room
 from harness.search.searcher import NUMBER
-from harness.search.trial_store import MLFLOW_RUN, Phase, TrialRecord, read_trial, trial_name
+from harness.search.trial_store import Phase, TrialRecord, read_trial, trial_name
 from harness.storage import is_remote, locked
-from harness.tracking import DESCRIPTION, PARENT, STORE_ERRORS, TRIAL, Run, children, one_line, repeated_by
-from harness.tracking.patience import MLFLOW_ERRORS
+from harness.tracking.names import DESCRIPTION, PARENT, RUN_ID, TRIAL, repeated_by
+from harness.tracking.patience import MLFLOW_ERRORS, one_line
+from harness.tracking.run import HAND_OVER, Run
 from harness.training.context import TrialContext
 from harness.training.trainer import Purpose, TrainJob, train
 
@@ -71,7 +72,7 @@ def run_trial(given: Mapping[str, Any], setup: TrialSetup) -> None:
             run = open_trial_run(setup, phase, record, config)
             purpose: Purpose = "confirmation" if phase == "confirm" else "trial"
             splits = setup.folder / run_dir.SPLITS
-            job = TrainJob(config, folder, setup.run_record.tracking_uri, run.run_id, purpose, splits)
+            job = TrainJob(config, folder, setup.run_record.tracking_uri, None, purpose, splits)
             if SPLIT_KEYS & record.values.keys():
                 job = with_own_splits(job, setup)
             train_trial(job, setup, lambda metrics: report(metrics, setup.metric, folder))
@@ -83,15 +84,16 @@ def run_trial(given: Mapping[str, Any], setup: TrialSetup) -> None:
             full = first_cause(error, is_no_room) is not None
             tune.report({FAILED: one_line(error), OWN_FAULT: is_own_fault(error), NO_ROOM: full})
             if run:
-                with suppress(*STORE_ERRORS):
+                with suppress(Exception):  # of MLflow, which may be the error
                     run.failed(error)
                     run.text("traceback.txt", traceback.format_exc())
             if not isinstance(error, REUSABLE_AFTER):
                 raise
         finally:
             if run:
-                with suppress(*STORE_ERRORS):  # the driver puts the run's state right
+                with suppress(Exception):  # of MLflow; the driver puts the run's state right
                     run.finish(status)
+                    run.close()
             if setup.resources.gpus:
                 torch.cuda.empty_cache()  # a neighbour may need it
 
@@ -165,25 +167,20 @@ def open_trial_run(setup: TrialSetup, phase: Phase, record: TrialRecord, config:
     """The MLflow run of a trial: a new one, or the one from before an interruption."""
     run_record, name = setup.run_record, trial_name(phase, record.number)
     folder = setup.folder / name
-    known = folder / MLFLOW_RUN
-    if known.exists():
-        run = Run(run_record.tracking_uri, known.read_text())
+    begun = (folder / "config.yaml").exists()
+    if not begun:
+        write_text(folder / "config.yaml", to_yaml(config))
+    run = Run(run_record.tracking_uri, None, folder)
+    run.adopt()
+    repeat = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')}"
+    tags = {PARENT: run_record.run_id, TRIAL: name, "harness.role": phase, **repeated_by(repeat)}
+    tags |= {**setup.provenance, **confirmed_by(setup, record, tags[DESCRIPTION])}
+    run.create(run_record.experiment_id, title(phase, record), tags)
+    if begun:
         run.restart()
         run.note(setup.provenance)
-        return run
-    write_text(folder / "config.yaml", to_yaml(config))
-    before = children(run_record.tracking_uri, run_record.experiment_id, run_record.run_id, name)
-    if before:  # killed before its id was noted
-        run = Run(run_record.tracking_uri, before[0].info.run_id)
-        run.restart()
-        run.note(setup.provenance)
-    else:
-        repeat = f"python -m harness.train --config {run_dir.display_path(folder / 'config.yaml')}"
-        tags = {PARENT: run_record.run_id, TRIAL: name, "harness.role": phase, **repeated_by(repeat)}
-        tags |= {**setup.provenance, **confirmed_by(setup, record, tags[DESCRIPTION])}
-        run = Run.create(run_record.tracking_uri, run_record.experiment_id, title(phase, record), tags)
     run.params(flatten(config))
-    write_text(known, run.run_id)
+    run.close(HAND_OVER)
     return run
 
 
@@ -201,7 +198,7 @@ def title(phase: Phase, record: TrialRecord) -> str:
 
 def confirmed_by(setup: TrialSetup, record: TrialRecord, description: str) -> dict[str, str]:
     """Tags that lead from a run of the confirmation to the trial that it repeats."""
-    known = setup.folder / record.of / MLFLOW_RUN
+    known = setup.folder / record.of / RUN_ID
     if not record.of:
         return {}
     if not known.is_file():  # a start point that was not tried

@@ -15,11 +15,12 @@ from harness.atomic import read_json, write_json
 from harness.config.train import Values
 from harness.errors import UserError
 from harness.storage import remove_folder
+from harness.tracking.names import RUN_ID
 
 Phase = Literal["trials", "baseline", "confirm"]
 State = Literal["waiting", "running", "complete", "pruned", "failed"]
 """Pruned: ended by early stopping or by the clock, before its last step."""
-FILE, MLFLOW_RUN = "trial.json", "mlflow_run_id"
+FILE = "trial.json"
 ENDED = ("complete", "pruned", "failed")
 
 
@@ -125,7 +126,7 @@ class TrialStore:
     def restart(self, records: Sequence[TrialRecord]) -> None:
         """Let trials that ended run again, from scratch."""
         for record in records:
-            (self.trial_folder(record.number) / MLFLOW_RUN).unlink(missing_ok=True)
+            (self.trial_folder(record.number) / RUN_ID).unlink(missing_ok=True)
             self.records[record.number] = TrialRecord(
                 record.number,
                 record.values,

@@ -19,8 +19,10 @@ from harness.inference.class_names import CLASSES, write_classes
 from harness.inference.loaded_model import LoadedModel, load_run_dir
 from harness.inference.registry import publish
 from harness.search.confirmation import Answer, Candidate, Confirmation
-from harness.search.trial_store import MLFLOW_RUN, TrialRecord
-from harness.tracking import Run
+from harness.search.trial_store import TrialRecord
+from harness.tracking.names import RUN_ID
+from harness.tracking.outbox import OUTBOX
+from harness.tracking.run import Run
 from harness.training import checkpoint
 from harness.training.dataloaders import load_data_once
 from harness.training.drawing import Palette, colour_labels, grid
@@ -51,8 +53,8 @@ class Winner:
 
     folder: Path
     seed: int
-    model: str
-    """URI of its version in MLflow's registry."""
+    model: str | None
+    """URI of its version in MLflow's registry; None: it will have one when the store is back."""
     pictures: Sequence[Picture]
     """Those where it differs most from the baseline, the gains first; none without a baseline."""
 
@@ -100,11 +102,13 @@ def publish_winner(race: Confirmation, answer: Answer, folder: Path, parent: Run
     data = load_data_once(config.data, ("val",), splits)
     for one in kept:
         write_classes(one, data)
-    known = home(best) / MLFLOW_RUN  # which is not there where MLflow's store was lost in between
-    run = Run(parent.uri, known.read_text()) if known.is_file() else parent
+    own = any((home(best) / name).exists() for name in (RUN_ID, OUTBOX))  # else MLflow's store was lost in between
+    run = Run(parent.uri, None, home(best)) if own else parent
     run.file(home(best) / "config.yaml")
     run.file(home(best) / CLASSES)
-    model = publish(run, config, home(best), best.metrics["val/miou"], splits)
+    model = publish(run, home(best), best.metrics["val/miou"], splits)
+    if own:
+        run.close()
     pictures: list[Picture] = []
     if alike and plain:
         config = load_config(home(alike) / "config.yaml")

@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.tracking import client_of, sqlite_file, store_lock
+from harness.tracking.patience import client_of
+from harness.tracking.store import sqlite_file, store_lock
 
 KIND, MACHINE_LEARNING = "mlflow.experimentKind", "custom_model_development"
 """Without it MLflow guesses, and files runs under evaluations of generative AI."""
@@ -27,8 +28,8 @@ def find_or_create_experiment(uri: str, name: str) -> str:
         return experiment.experiment_id
 
 
-def store_views(uri: str, experiment_id: str, params: Sequence[str], metrics: Sequence[str], ascending: bool) -> None:
-    """Keep views in which the runs of a study stand one below the other, best first, with a few columns.
+def views(params: Sequence[str], metrics: Sequence[str], ascending: bool) -> dict[str, str]:
+    """Tags of an experiment with views in which the runs of a study stand one below the other, best first.
 
     MLflow shows a closed row and no column by default; this is what its "share" button stores.
 
@@ -37,6 +38,7 @@ def store_views(uri: str, experiment_id: str, params: Sequence[str], metrics: Se
         metrics: columns; runs are ordered by the first.
         ascending: whether less of that is better.
     """
+    found = {}
     columns = [f"metrics.`{key}`" for key in metrics] + [f"params.`{key}`" for key in params]
     for name, role in VIEWS.items():
         view = {
@@ -45,7 +47,8 @@ def store_views(uri: str, experiment_id: str, params: Sequence[str], metrics: Se
             "orderByKey": f"metrics.`{metrics[0]}`",
             "orderByAsc": ascending,
         }
-        client_of(uri).set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{name}", json.dumps(view))
+        found[f"mlflow.sharedViewState.{name}"] = json.dumps(view)
+    return found
 
 
 def view_link(experiment_id: str, view: str) -> str:

@@ -12,6 +12,10 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
+from harness.errors import is_of_storage
+
+for _name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
+    logging.getLogger(_name).setLevel(logging.ERROR)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints the traceback of what it raises
 logger = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ def is_passing(error: BaseException, uri: str) -> bool:
         return uri.startswith("http") and error.get_http_status_code() in PASSING
     if isinstance(error, RequestException):
         return error.response is None or error.response.status_code in PASSING
-    return isinstance(error, ConnectionError | TimeoutError)
+    return is_of_storage(error) or isinstance(error, ConnectionError | TimeoutError)
 
 
 class PatientClient:

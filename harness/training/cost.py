@@ -6,7 +6,8 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-from harness.tracking import COST, STORE_ERRORS, Run
+from harness.tracking.names import COST
+from harness.tracking.run import Run
 from harness.training.context import TrainContext
 
 
@@ -43,6 +44,5 @@ class Cost:
             yield
         finally:
             if run:
-                with suppress(*STORE_ERRORS):  # which is no reason to hide why the block ended, or to fail
+                with suppress(Exception):  # of an earlier call, which is no reason to hide why the block ended
                     run.metrics(step(), self.metrics())
-                    run.flush()

@@ -14,7 +14,7 @@ from classmix_core.evaluate import evaluate
 from classmix_core.metrics import class_iou, mean_iou, pixel_accuracy
 from harness.config.train import TrainConfig
 from harness.errors import Interrupted
-from harness.tracking import Run
+from harness.tracking.run import Run
 from harness.training.checkpoint import load_weights
 from harness.training.context import TrainContext
 from harness.training.drawing import confusion_figure

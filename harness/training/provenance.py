@@ -18,7 +18,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 import harness
 from classmix_core.data import Data
 from harness.config.train import TrainConfig
-from harness.tracking import Run
+from harness.tracking.run import Run
 
 PACKAGES = ("torch", "torchvision", "numpy", "ray", "optuna", "mlflow")
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from harness.background import in_background
+from harness.tracking.run import Run
 from harness.training.checkpoint import Checkpoints, State
 from harness.training.context import TrainContext
 
@@ -25,9 +26,11 @@ class Saver:
 
     Args:
         folder: of the run.
+        run: what it logs is kept before a checkpoint: a run that goes on from there does not log it again.
     """
 
-    def __init__(self, folder: Path, context: TrainContext) -> None:
+    def __init__(self, folder: Path, context: TrainContext, run: Run | None) -> None:
+        self.run = run
         self.checkpoints = Checkpoints(folder, context.aside())
         self.writing: Future[None] | None = None
 
@@ -46,6 +49,8 @@ class Saver:
         self.wait()
 
         def write() -> None:
+            if self.run:
+                self.run.keep()
             self.checkpoints.save(step, lambda: shared, own)
             if best:
                 self.checkpoints.save_weights(best)

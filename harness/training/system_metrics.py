@@ -9,7 +9,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from harness.tracking import STORE_ERRORS, SYSTEM, Run
+from harness.tracking.names import SYSTEM
+from harness.tracking.patience import STORE_ERRORS
+from harness.tracking.run import Run
 
 INTERVAL = 10.0
 """Seconds between two samples."""

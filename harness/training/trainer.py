@@ -1,6 +1,7 @@
 """The training loop, once, for a plain process, a Ray Train worker and a trial of a search."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ from classmix_core.optim import build_optimizer, build_schedule
 from harness.config.batch_size import require_divisible, used_sizes
 from harness.config.train import TrainConfig
 from harness.errors import Interrupted, TrainingError
-from harness.tracking import Run
+from harness.tracking.run import Run
 from harness.training import checkpoint, cost, provenance
 from harness.training.context import Progress, TrainContext
 from harness.training.dataloaders import image_size, load_data_once, train_dataloader
@@ -42,7 +43,8 @@ class TrainJob:
     folder: Path
     """Of the run, on storage that all workers share."""
     tracking_uri: str
-    run_id: str
+    run_id: str | None
+    """Of MLflow's; None: it is beside the folder, once it is made."""
     purpose: Purpose = "run"
     splits: Path | None = None
     """Folder of the lists of images, by role; None: as the data set gives them now."""
@@ -64,7 +66,7 @@ def train(job: TrainJob, context: TrainContext) -> dict[str, float]:
     """
     with checkpoint.sole_writer(job.folder, context):
         trainer = Trainer(job, context)
-        with trainer.cost.logged(trainer.run_log, lambda: trainer.next_step):
+        with trainer.run_log or nullcontext(), trainer.cost.logged(trainer.run_log, lambda: trainer.next_step):
             trainer.restore()
             with trainer.saver.closing(), refusing_one_value("data.batch_labelled, batch_unlabelled, accumulate"):
                 trainer.run()
@@ -80,8 +82,8 @@ class Trainer:
         self.config, self.device, self.cost = config, context.device, cost.Cost(context)
         self.data = load_data_once(config.data, job.roles, job.splits)
         self.evaluator = Evaluator(config, self.data, context)
-        self.saver = Saver(job.folder, context)
-        self.run_log = Run(job.tracking_uri, job.run_id) if context.rank == 0 else None
+        self.run_log = Run(job.tracking_uri, job.run_id, job.folder) if context.rank == 0 else None
+        self.saver = Saver(job.folder, context, self.run_log)
         self.next_step = 0
         self.metrics: dict[str, float] = {}
         self.best = {"step": -1.0, "val/miou": -1.0}
@@ -136,8 +138,6 @@ class Trainer:
 
     def save(self) -> None:
         self.average_buffers()
-        if self.run_log:
-            self.run_log.flush()  # a run that goes on from here does not log these steps again
         shared = copy_to_cpu(self.shared_state()) if self.context.rank == 0 else {}
         self.saver.save(self.next_step, shared, checkpoint.random_state(self.device), self.best_weights(shared))
 
@@ -153,7 +153,7 @@ class Trainer:
     def restore(self) -> None:
         """Go on from the newest whole checkpoint of the run's folder, if there is one."""
         if self.run_log:
-            self.run_log.load_logged_steps()
+            self.run_log.adopt()
             if self.saver.checkpoints.passed_over:
                 self.run_log.tags({"harness.warning": self.saver.checkpoints.passed_over})
                 self.context.show(Progress(0, self.config.steps, message=self.saver.checkpoints.passed_over))
@@ -225,8 +225,6 @@ class Trainer:
             return
         values = self.train_metrics.read(self.context.mean)
         if not math.isfinite(values["train/loss"]):
-            if self.run_log:
-                self.run_log.flush()
             advice = "a lower optim.lr, or ssl.unlabelled_weight, may help"
             raise TrainingError(f"the loss is {values['train/loss']} at step {self.next_step}: {advice}.")
         values["train/lr"] = float(self.schedule.get_last_lr()[0])
@@ -264,7 +262,6 @@ class Trainer:
             if self.job.purpose == "run" or self.next_step == self.config.steps:
                 for name, panel in draw_panels(self.classmix, self.evaluated, self.config, self.data).items():
                     self.run_log.image(name, panel, self.next_step)
-            self.run_log.flush()
             self.show()
         self.train_metrics.restart_clock()
 
@@ -297,4 +294,4 @@ class Trainer:
             if role == "test":  # those of val are logged with each evaluation
                 figures = {key: value for key, value in self.metrics.items() if key.startswith(role)}
                 self.run_log.metrics(self.config.steps, figures)
-                self.run_log.flush()
+            self.run_log.keep()

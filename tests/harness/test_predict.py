@@ -21,7 +21,8 @@ from classmix_core.sliding_window import WHOLE
 from harness import predict, run_dir, train
 from harness.inference.class_names import read_classes
 from harness.inference.loaded_model import LoadedModel, load_run_dir
-from harness.tracking import Run
+from harness.tracking.run import Run
+from harness.tracking.store import create_run
 from tests.commands import TINY, Result, assert_refused, call
 from tests.conftest import random_image
 from tests.harness.inference.test_gallery import names
@@ -305,8 +306,9 @@ def test_a_damaged_run_folder_is_one_line_with_the_file(
 def test_a_run_without_weights_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_record = run_dir.read_run_record(here / "runs/a")
     assert run_record
-    bare = Run.create(run_record.tracking_uri, run_record.experiment_id, "bare", {})
-    bare.file(here / "runs/a/config.yaml")
+    uri = run_record.tracking_uri
+    with Run(uri, create_run(uri, run_record.experiment_id, "bare", {}), here) as bare:
+        bare.file(here / "runs/a/config.yaml")
     arguments = (f"--run={bare.run_id}", "--images=photos", "--out=out", f"--tracking-uri={run_record.tracking_uri}")
     assert_refused(call(predict.main, capsys, *arguments), empty(here), "bare", "classes.json")
 

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from harness import tune
-from harness.tracking import TRIAL
+from harness.tracking.names import TRIAL
 from harness.training.provenance import git_tags
 from tests.commands import ROOT, SPACE, assert_refused, call, run
 from tests.studies import BASE, ONE_AT_A_TIME, artifacts, mlflow_runs, records, write_space

@@ -1,6 +1,7 @@
 """However a run ends, MLflow has its status, its record says whether it is finished, and the user how to go on."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from classmix_core.errors import DataError
 from harness.cli.lifecycle import open_experiment, reopen_run, run_lifecycle
 from harness.errors import Interrupted, RunFailed, TrainingError, UserError
 from harness.run_dir import RunRecord, read_run_record
-from harness.tracking import REASON, Run
+from harness.tracking.names import REASON
+from harness.tracking.store import create_run
 
 GO_ON = "go on with: python -m harness.train --resume --name=a"
 RESUME = GO_ON.partition(": ")[2]
@@ -25,7 +27,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def record(uri: str, tmp_path: Path) -> RunRecord:
     experiment = open_experiment(uri, "x")
-    record = RunRecord("train", uri, experiment, Run.create(uri, experiment, "a", {}).run_id)
+    record = RunRecord("train", uri, experiment, create_run(uri, experiment, "a", {}))
     record.write(tmp_path)
     return record
 
@@ -41,7 +43,7 @@ def finished(folder: Path) -> bool:
 
 
 def live(record: RunRecord, folder: Path, error: BaseException | None, **options: Any) -> None:
-    with run_lifecycle(reopen_run(record), record, folder, RESUME, **options):
+    with run_lifecycle(reopen_run(record, folder), record, folder, RESUME, **options):
         if error:
             raise error
 
@@ -80,7 +82,8 @@ def test_one_that_fails_has_its_reason_on_its_page(
     page = mlflow_run(record)
     assert (page.info.status, finished(tmp_path)) == ("FAILED", False)
     assert str(error) in page.data.tags[REASON]
-    assert REASON not in mlflow_run(record_of(reopen_run(record), record)).data.tags, "no longer true once it goes on"
+    reopen_run(record, tmp_path).settle()
+    assert REASON not in mlflow_run(record).data.tags, "no longer true once it goes on"
 
 
 def test_a_full_disk_is_one_line(record: RunRecord, tmp_path: Path) -> None:
@@ -88,11 +91,6 @@ def test_a_full_disk_is_one_line(record: RunRecord, tmp_path: Path) -> None:
         live(record, tmp_path, OSError(errno.ENOSPC, "No space left on device", "state.pt"))
     reason = "OSError: [Errno 28] No space left on device: 'state.pt'."
     assert str(failed.value) == f"{reason} Once the cause is gone, {GO_ON}"
-
-
-def record_of(run: Run, record: RunRecord) -> RunRecord:
-    assert run.run_id == record.run_id
-    return record
 
 
 def test_a_bug_keeps_its_traceback_and_says_how_to_go_on(
@@ -104,9 +102,18 @@ def test_a_bug_keeps_its_traceback_and_says_how_to_go_on(
     assert mlflow_run(record).info.status == "FAILED"
 
 
-def test_what_could_not_be_closed_fails_the_run(record: RunRecord, tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match="all is done, but MLflow could not be told so: the store is away"):
-        live(record, tmp_path, None, close=lambda: "the store is away")
+def test_what_could_not_be_sent_is_told_and_fails_no_run(
+    record: RunRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live(record, tmp_path, None, close=lambda: "it is away")
+    told = " ".join(capsys.readouterr().err.split())
+    assert "is away (it is away); what it lacks is beside the run: once it is back, python -m harness.sync" in told
+    assert finished(tmp_path)
+
+
+def test_what_mlflow_refuses_fails_the_run(record: RunRecord, tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"all is done, but MLflow could not be told so: .*no such run"):
+        live(replace(record, run_id="no such run"), tmp_path, None)
     assert not finished(tmp_path)
 
 
@@ -114,5 +121,3 @@ def test_a_store_that_cannot_be_had_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--tracking-uri: must be an MLflow store"):
         open_experiment(f"sqlite:///{tmp_path}/file/mlflow.db", "x")
-    with pytest.raises(UserError, match="the MLflow store of the run must answer"):
-        reopen_run(RunRecord("train", "http://127.0.0.1:9", "1", "abc"))

@@ -11,7 +11,8 @@ from torchvision.io import write_png
 
 from harness import predict, train
 from harness.cli.options import CommonOptions, default_uri, sqlite_uri
-from harness.tracking import TRIAL, sqlite_file
+from harness.tracking.names import TRIAL
+from harness.tracking.store import sqlite_file
 from tests.commands import TINY, TINY_TRAIN, call, run
 from tests.studies import NO_BASELINE, ONE_AT_A_TIME, ended, write_space
 

@@ -24,7 +24,7 @@ from classmix_core.config import DataConfig
 from classmix_core.data import Data, load_data
 from classmix_core.data.samples import ArraySamples
 from harness import train
-from harness.config.train import TrainConfig, load_config, override
+from harness.config.train import TrainConfig, override
 from harness.inference.registry import (
     CHAMPION,
     VAL,
@@ -35,8 +35,10 @@ from harness.inference.registry import (
     publish,
     register,
 )
-from harness.tracking import Run
 from harness.tracking.experiment import find_or_create_experiment
+from harness.tracking.run import Run
+from harness.tracking.store import create_run
+from harness.tracking.writer import Writer
 from tests.commands import ROOT, TINY, call, run
 from tests.conftest import random_label
 
@@ -182,8 +184,9 @@ def test_after_relabelling_val_a_champion_of_its_own_begins(
     write_png(
         random_label(99, 9, 14, 3), str(folder_root / name.replace("images", "labels", 1).replace(".jpg", ".png"))
     )
-    again = Run.create(uri, client.get_experiment_by_name("train").experiment_id, "b", {})
-    second = publish(again, load_config(folder / "config.yaml"), folder, 0.001)
+    again = create_run(uri, client.get_experiment_by_name("train").experiment_id, "b", {})
+    second = publish(Run(uri, again, folder), folder, 0.001, folder / "splits")
+    assert second is not None
     assert second.endswith("@champion"), "worse than the first, and not compared with it"
     assert second != f"models:/{first[0]}@champion"
     version = client.get_model_version_by_alias(first[0], CHAMPION)
@@ -193,7 +196,7 @@ def test_after_relabelling_val_a_champion_of_its_own_begins(
 def test_a_run_that_is_registered_twice_has_one_version(tmp_path: Path) -> None:
     """It was killed after it had been registered, and resumed."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    run = Run.create(uri, find_or_create_experiment(uri, "x"), "r", {})
+    run = Writer(uri, create_run(uri, find_or_create_experiment(uri, "x"), "r", {}), tmp_path)
     assert register(run, "net", 0.3, {}) == register(run, "net", 0.3, {}) == "models:/net@champion"
     assert len(MlflowClient(uri).search_model_versions("name='net'")) == 1
 
@@ -216,7 +219,7 @@ def test_the_champion_is_the_best_on_val_and_the_newest_of_equals(tmp_path: Path
     experiment = find_or_create_experiment(uri, "x")
     champions, said = [], []
     for score in (0.3, 0.5, 0.4, 0.5, float("nan")):
-        said.append(register(Run.create(uri, experiment, "r", {}), "net", score, {}))
+        said.append(register(Writer(uri, create_run(uri, experiment, "r", {}), tmp_path), "net", score, {}))
         champions.append(MlflowClient(uri).get_model_version_by_alias("net", CHAMPION).version)
     assert [int(version) for version in champions] == [1, 2, 2, 4, 4]
     champion = "models:/net@champion"
@@ -228,7 +231,7 @@ NETS = [f"net{number}" for number in range(6)]
 
 def register_at_once(uri: str, experiment: str, ready: Path, score: float) -> None:
     """In a process of its own; each name when the other process is there too."""
-    own = Run.create(uri, experiment, "r", {})
+    own = Writer(uri, create_run(uri, experiment, "r", {}), ready)
     for name in NETS:
         (ready / f"{name} {score}").touch()
         while len(list(ready.glob(f"{name} *"))) < 2:

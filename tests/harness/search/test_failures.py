@@ -3,19 +3,14 @@ trials."""
 
 import os
 import signal
-import socket
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from harness.search.searcher import DIED
-from harness.tracking import PARENT, REASON, TRIAL
+from harness.tracking.names import REASON, TRIAL
 from tests.commands import finish, run, start, wait_for
 from tests.studies import BASE, NO_BASELINE, ONE_AT_A_TIME, artifacts, mlflow_runs, records, write_space
 
@@ -107,69 +102,3 @@ def test_when_all_trials_fail_the_command_fails_with_the_most_common_reason(tmp_
     parent, children = mlflow_runs(tmp_path)
     assert {item.info.status for item in (parent, *children)} == {"FAILED"}
     assert "the loss is" in parent.data.tags[REASON]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-    return port
-
-
-@contextmanager
-def mlflow_server(folder: Path, port: int) -> Iterator[str]:
-    """MLflow's server over a store in the folder; its address."""
-    place = ("--host=127.0.0.1", f"--port={port}", "--workers=1")
-    stores = (f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--artifacts-destination={folder}/served")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *place, *stores],
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, server)  # type: ignore[arg-type]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-@pytest.mark.slow
-def test_a_server_that_is_away_for_seconds_costs_no_trial_and_one_that_stays_away_ends_the_study_to_be_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flag = write_space(tmp_path, f"{GRID}{ONE_AT_A_TIME}{BASE}space: {{optim.lr: {{values: [0.05, 0.04, 0.03]}}}}")
-    port = free_port()
-    with mlflow_server(tmp_path, port) as uri:
-        monkeypatch.setenv("HARNESS_MLFLOW_PATIENCE", "3")
-        process = start("harness.tune", flag, "--name=s", f"--tracking-uri={uri}", cwd=tmp_path)
-        wait_for(lambda: list(tmp_path.glob("runs/s/trials/000/checkpoints/step_*[0-9]")), process)
-    result = finish(process)
-    assert result.code == 1, result
-    assert "Traceback" not in result.out + result.err
-    (line,) = [line for line in result.err.splitlines() if line.startswith("failed:")]
-    assert uri in line
-    assert "Connection refused" in line
-    assert "--resume --name=s" in line
-    assert {one["state"] for one in records(tmp_path)} <= {"waiting", "running", "complete"}, "none is lost"
-
-    monkeypatch.delenv("HARNESS_MLFLOW_PATIENCE")
-    before = [len(one["failures"]) for one in records(tmp_path)]
-    steps = [one["step"] for one in records(tmp_path)]
-    with mlflow_server(tmp_path, port):
-        process = start("harness.tune", "--resume", "--name=s", cwd=tmp_path)
-        wait_for(lambda: [one["step"] for one in records(tmp_path)] != steps, process)
-    time.sleep(4)
-    with mlflow_server(tmp_path, port):
-        result = finish(process)
-        assert result.code == 0, result
-        found = records(tmp_path)
-        assert {one["state"] for one in found} == {"complete"}
-        assert [len(one["failures"]) for one in found][: len(before)] == before, "none failed this time"
-        client = MlflowClient(uri)
-        runs = client.search_runs([item.experiment_id for item in client.search_experiments()])
-        assert {item.info.status for item in runs} == {"FINISHED"}
-        names = sorted(item.data.tags[TRIAL] for item in runs if PARENT in item.data.tags)
-        assert names == [f"trials/{number:03d}" for number in range(3)]

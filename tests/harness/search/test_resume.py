@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from harness.tracking import TRIAL
+from harness.tracking.names import TRIAL
 from tests.commands import finish, interrupt, run, start, wait_for
 from tests.studies import (
     BASE,

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from harness.cli.display import format_cost
 from harness.errors import Interrupted, RunFailed
-from harness.tracking import Run, patience
+from harness.tracking.run import Run
 from harness.training.context import LocalContext
 from harness.training.cost import Cost, cost
 from tests.harness.training.test_trainer import CONFIG, Loop, override
@@ -68,9 +69,10 @@ def test_a_training_that_fails_has_its_cost_logged_too(tmp_path: Path, store: tu
     assert len(logged(loop)) == 1
 
 
-def test_a_store_that_is_away_does_not_hide_why_a_training_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(patience, "PATIENCE", 0.0)
-    spent, run = Cost(LocalContext(torch.device("cpu"), print)), Run("http://127.0.0.1:9", "a" * 32)
+def test_what_mlflow_refuses_does_not_hide_why_a_training_failed(tmp_path: Path, store: tuple[str, str]) -> None:
+    spent, run = Cost(LocalContext(torch.device("cpu"), print)), Run(store[0], "no such run", tmp_path)
+    run.tags({"a": "b"})
+    with pytest.raises(MlflowException, match="no such run"):
+        run.settle()
     with pytest.raises(RunFailed, match="the reason"), spent.logged(run, lambda: 1):
         raise RunFailed("the reason")

@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 
 import harness
 from harness.config.train import TrainConfig, override
-from harness.tracking import Run
+from harness.tracking.run import Run
+from harness.tracking.store import create_run
 from harness.training.dataloaders import load_data_once
 from harness.training.provenance import datasets, device_name, git_tags, provenance_tags
 from tests.conftest import add_part
@@ -98,11 +99,12 @@ def test_a_cpu_is_called_by_its_model() -> None:
 
 
 @pytest.fixture
-def run(store: tuple[str, str]) -> Run:
-    return Run.create(store[0], store[1], "a", {})
+def run(store: tuple[str, str], tmp_path: Path) -> Run:
+    return Run(store[0], create_run(*store, "a", {}), tmp_path / "a")
 
 
 def tags(run: Run) -> dict[str, str]:
+    run.settle()
     found = MlflowClient(run.uri).get_run(run.run_id).data.tags
     return {key: value for key, value in found.items() if key in ("argv", "versions")}
 
@@ -122,6 +124,7 @@ def test_images_of_each_role_are_inputs_of_the_run_once(run: Run, folder_root: P
     data = load_data_once(config.data)
     for _ in range(2):  # again after a resume
         run.inputs(datasets(config, data))
+    run.settle()
     client = MlflowClient(run.uri)
     found = {one.tags[0].value: one for one in client.get_run(run.run_id).inputs.dataset_inputs}
     assert list(found) == ["labelled", "unlabelled", "val", "test"]

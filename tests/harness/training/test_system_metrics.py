@@ -2,20 +2,22 @@
 
 import threading
 import time
+from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from harness.tracking import Run
+from harness.tracking.run import Run
+from harness.tracking.store import create_run
 from harness.training.system_metrics import system_metrics
 
 CPU = "system/cpu_utilization_percentage"
 
 
 @pytest.fixture
-def run(store: tuple[str, str]) -> Run:
-    return Run.create(store[0], store[1], "a", {})
+def run(store: tuple[str, str], tmp_path: Path) -> Run:
+    return Run(store[0], create_run(*store, "a", {}), tmp_path)
 
 
 def steps(run: Run) -> list[int]:
@@ -58,8 +60,8 @@ def test_a_run_shorter_than_an_interval_ends_at_once_and_has_none(run: Run) -> N
     assert steps(run) == []
 
 
-def test_a_store_that_is_away_neither_fails_nor_holds_up_a_run() -> None:
-    with system_metrics(Run("http://127.0.0.1:9", "a" * 32), interval=0.1):
+def test_a_store_that_is_away_neither_fails_nor_holds_up_a_run(tmp_path: Path) -> None:
+    with system_metrics(Run("http://127.0.0.1:9", "a" * 32, tmp_path), interval=0.1):
         time.sleep(1)
         started = time.monotonic()
     assert time.monotonic() - started < 3

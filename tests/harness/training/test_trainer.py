@@ -16,8 +16,8 @@ from classmix_core.metrics import mean_iou
 from classmix_core.models import build_model
 from harness.config.train import TrainConfig, override
 from harness.errors import Interrupted, RunFailed, UserError
-from harness.tracking import Run
 from harness.tracking.experiment import find_or_create_experiment
+from harness.tracking.store import create_run
 from harness.training import checkpoint
 from harness.training.context import LocalContext, Progress, TrialContext
 from harness.training.trainer import Trainer, TrainJob, train
@@ -46,7 +46,7 @@ class Loop:
     def __init__(self, folder: Path, store: tuple[str, str], config: TrainConfig = CONFIG) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.uri = store[0]
-        self.run_id = Run.create(store[0], store[1], folder.name, {}).run_id
+        self.run_id = create_run(*store, folder.name, {})
         self.job = TrainJob(config, folder, store[0], self.run_id)
         self.shown: list[Progress] = []
 

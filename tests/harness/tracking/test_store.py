@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from harness import tracking
-from harness.tracking import store_lock
+from harness.tracking import store
+from harness.tracking.patience import STORE_ERRORS
+from harness.tracking.store import store_lock
 
 
 def test_a_store_that_stays_locked_is_an_error_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setattr(tracking, "STORE_PATIENCE", 0.1)
-    with store_lock(uri), pytest.raises(tracking.STORE_ERRORS, match=r"mlflow\.db\.lock"), store_lock(uri):
+    monkeypatch.setattr(store, "STORE_PATIENCE", 0.1)
+    with store_lock(uri), pytest.raises(STORE_ERRORS, match=r"mlflow\.db\.lock"), store_lock(uri):
         pass
     with store_lock(uri):
         pass
