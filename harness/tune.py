@@ -140,7 +140,7 @@ def run_study(
         with Interrupts("stopping the trials") as interrupts, ThreadPoolExecutor(1) as pool:
             opening = pool.submit(open_experiment, uri, folder.name) if sure and run_record is None else None
             cluster = options.address, options.verbose, options.wait, say
-            with connected_for_trials(search.resources, *cluster) as max_concurrent_trials:
+            with connected_for_trials(search.resources, uri, *cluster) as max_concurrent_trials:
                 interrupts.deferred = True  # until the study, which exists from now on, can say how to go on with it
                 if run_record is None:
                     experiment = opening.result() if opening else open_experiment(uri, folder.name)

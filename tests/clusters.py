@@ -1,5 +1,6 @@
 """A Ray cluster on this machine with ports and a folder of its own, beside any other; ended by the processes it has."""
 
+import json
 import os
 import secrets
 import shlex
@@ -66,8 +67,8 @@ def ray_start(*words: str, hidden: Path | None = None) -> Iterator["subprocess.P
 
 
 @contextmanager
-def cluster(cpus: int) -> Iterator[str]:
-    """The address of a cluster with so many CPUs."""
+def cluster(cpus: int, *words: str) -> Iterator[str]:
+    """The address of a cluster with so many CPUs, started with more words."""
     home = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # its sockets need a short path
     port, client = free_port(), free_port()
     head = ["--head", f"--port={port}", f"--ray-client-server-port={client}", "--include-dashboard=false"]
@@ -75,10 +76,38 @@ def cluster(cpus: int) -> Iterator[str]:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # its own, whatever this user's clusters have
         try:
-            with ray_start(*head, f"--num-cpus={cpus}", "--num-gpus=0", f"--temp-dir={home}"):
+            with ray_start(*head, f"--num-cpus={cpus}", "--num-gpus=0", f"--temp-dir={home}", *words):
                 yield f"127.0.0.1:{port}"
         finally:
             shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def cluster_that_grows(most_cpus: int) -> Iterator[str]:
+    """The address of a cluster without a CPU whose autoscaler orders machines with one each; somebody must start them.
+
+    Ray's autoscaler of the first generation, with its provider for tests.
+    """
+    types = {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": most_cpus},
+    }
+    provider = {"type": "fake_multinode", "use_node_id_as_ip": True}
+    provider |= {"disable_node_updaters": True, "disable_launch_config_check": True}
+    config: dict[str, object] = {"cluster_name": "grows", "max_workers": most_cpus, "provider": provider}
+    config |= {"available_node_types": types, "head_node_type": "ray.head.default", "upscaling_speed": 1.0, "auth": {}}
+    config |= {"idle_timeout_minutes": 5, "docker": {}, "file_mounts": {}, "file_mounts_sync_continuously": False}
+    commands = [f"{one}_commands" for one in ("setup", "head_setup", "worker_setup", "initialization")]
+    commands += ["head_start_ray_commands", "worker_start_ray_commands"]
+    lists = (*commands, "cluster_synced_files", "rsync_exclude", "rsync_filter")
+    config |= {name: [] for name in lists}
+    with tempfile.TemporaryDirectory() as home, pytest.MonkeyPatch.context() as patch:
+        file = Path(home) / "autoscaler.yaml"
+        file.write_text(json.dumps(config))
+        for name, value in (("AUTOSCALER_UPDATE_INTERVAL_S", "1"), ("RAY_FAKE_CLUSTER", "1")):
+            patch.setenv(name, value)
+        with cluster(0, f"--autoscaling-config={file}") as address:
+            yield address
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from harness.cli.options import CommonOptions
 from harness.config.batch_size import most_workers, require_divisible, sharing_numbers, train_command
 from harness.config.search import Resources
 from harness.config.train import TrainConfig
+from harness.distributed.bundles import Bundle, training_bundles, trial_bundles
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,8 +66,21 @@ def find_team(config: TrainConfig, options: CommonOptions, words: Sequence[str],
     require_divisible(config, most, most if on_gpus else 0, words)
     numbers = sharing_numbers(config, most if config.min_workers is None else min(most, config.min_workers), most)
     if not options.wait:
-        refuse_too_many(config, numbers[0], on_gpus, options, words, there, where)
+        try:
+            refuse_too_many(config, numbers[0], on_gpus, options, words, there, where)
+        except UserError:
+            if not grows(options.address, training_bundles(numbers[0], on_gpus), needs):
+                raise
     return Team(numbers, on_gpus)
+
+
+def grows(address: str | None, bundles: Sequence[Bundle], needs: "Needs | None") -> bool:
+    """Whether machines are added to a cluster when room for this is asked for."""
+    if address is None or needs is None:
+        return False
+    from harness.distributed.connection import autoscaler_adds
+
+    return autoscaler_adds(address, bundles, needs.store)
 
 
 def refuse_too_many(
@@ -115,7 +129,7 @@ def check_trial_resources(resources: Resources, options: CommonOptions, needs: "
     cpus = resources.cpus if own else resources.all_cpus
     for name, asked, unit in (("gpus", resources.gpus, "GPU"), ("cpus", cpus, "CPU")):
         have = there.get(unit, 0)
-        if asked > have:
+        if asked > have and not grows(options.address, trial_bundles(resources), needs):
             raise UserError(
                 f"resources.{name}: {asked:g} asked for each trial, but {where} has {have:g} {unit}s"
                 + ("." if own else "; add --wait to queue.")

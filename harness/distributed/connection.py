@@ -4,7 +4,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -14,12 +15,15 @@ import ray
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from harness import RAY_ENVIRONMENT
+from harness.background import in_background
 from harness.config.search import Resources
 from harness.config.train import Values
-from harness.distributed.cluster import leaving, may_grow, reachable
+from harness.distributed import autoscaler
+from harness.distributed.bundles import Bundle, trial_bundles
+from harness.distributed.cluster import leaving
 from harness.distributed.heartbeat import disconnect
-from harness.distributed.nodes import Needs, check_nodes
-from harness.distributed.waiting import keeping_signal_handlers, trial_bundles, wait_for_room
+from harness.distributed.nodes import Needs, check_nodes, refuse_sqlite
+from harness.distributed.waiting import keeping_signal_handlers, wait_for_room
 from harness.errors import UserError
 from harness.storage import is_remote
 
@@ -102,7 +106,7 @@ def require_listener(address: str | None) -> None:
 
 
 def cluster_resources(address: str, needs: Needs | None) -> tuple[dict[str, float], str]:
-    """CPU and GPU of a cluster, with what its autoscaler may add, and how to call it.
+    """CPU and GPU of a cluster, and how to call it.
 
     Raises:
         UserError: none answers at the address, or one of its machines lacks what is needed.
@@ -110,7 +114,23 @@ def cluster_resources(address: str, needs: Needs | None) -> tuple[dict[str, floa
     with connected(address, verbose=False):
         if needs is not None:
             check_nodes(needs)
-        return reachable(), cluster_name()
+        return ray.cluster_resources(), cluster_name()
+
+
+def autoscaler_adds(address: str, bundles: Sequence[Bundle], store: str) -> bool:
+    """Whether a cluster that lacks room for all bundles at a time grows when it is asked for.
+
+    Args:
+        store: URI of MLflow's.
+
+    Raises:
+        UserError: it does, and the store is for one machine.
+    """
+    with connected(address, verbose=False):
+        grows = autoscaler.can_add(bundles)
+    if grows:
+        refuse_sqlite(store, "machines that its autoscaler adds")
+    return grows
 
 
 def cluster_name() -> str:
@@ -120,7 +140,7 @@ def cluster_name() -> str:
 
 @contextmanager
 def connected_for_trials(
-    resources: Resources, address: str | None, verbose: bool, wait: bool, say: Callable[[str], None]
+    resources: Resources, store: str, address: str | None, verbose: bool, wait: bool, say: Callable[[str], None]
 ) -> Iterator[Callable[[], int]]:
     """Ray for a study, and how many trials fit at a time, asked anew whenever one may start.
 
@@ -128,6 +148,7 @@ def connected_for_trials(
     one trial is waited for.
 
     Args:
+        store: URI of MLflow's; where it is for one machine, no other one is asked for.
         wait: also for nodes that a cluster does not have yet.
         say: tells the user where it runs and what is waited for.
 
@@ -144,7 +165,9 @@ def connected_for_trials(
                 refuse_no_room(resources)
             say(f"on {cluster_name()}")
             wait_for_room(trial_bundles(resources), say)
-        yield Room(resources)
+        fixed = address is None or store.startswith("sqlite")
+        one_more = trial_bundles(resources) * (workers_that_fit(resources) // resources.workers_per_trial + 1)
+        yield Room(resources, in_background(lambda: not fixed and autoscaler.can_add(one_more)))
 
 
 def refuse_leaks(resources: Resources) -> None:
@@ -178,10 +201,10 @@ def state_api_answers() -> bool:
 def refuse_no_room(resources: Resources) -> None:
     """
     Raises:
-        UserError: a trial fits on none of the machines, and no other ones will be added.
+        UserError: a trial fits on none of the machines, and no other ones are added when it is asked for.
     """
     fit, each = workers_that_fit(resources), resources.workers_per_trial
-    if fit < each and not may_grow():
+    if fit < each and not autoscaler.can_add(trial_bundles(resources)):
         raise UserError(f"resources: {each} worker(s) a trial asked for, but there is room for {fit}.")
 
 
@@ -199,17 +222,22 @@ def workers_that_fit(resources: Resources) -> int:
 
 
 class Room:
-    """How many trials fit at a time, looked up anew every few seconds, since machines come and go."""
+    """How many trials fit at a time, looked up anew every few seconds, since machines come and go.
+
+    Args:
+        grows: whether the autoscaler adds machines when they are asked for, once that is known.
+    """
 
     EVERY = 2.0
     """Seconds."""
 
-    def __init__(self, resources: Resources) -> None:
-        self.resources, self.trials, self.looked_at = resources, 1, float("-inf")
+    def __init__(self, resources: Resources, grows: Future[bool]) -> None:
+        self.resources, self.grows, self.trials, self.looked_at = resources, grows, 1, float("-inf")
 
     def __call__(self) -> int:
-        """At least one, and one more where the autoscaler may add machines: by what waits it knows that it must."""
+        """At least one, and one more where machines can be added: by what waits the autoscaler knows that it must."""
         if time.monotonic() > self.looked_at + self.EVERY:
-            self.trials = max(1, workers_that_fit(self.resources) // self.resources.workers_per_trial + may_grow())
+            more = self.grows.done() and self.grows.exception() is None and self.grows.result()
+            self.trials = max(1, workers_that_fit(self.resources) // self.resources.workers_per_trial + more)
             self.looked_at = time.monotonic()
         return self.trials

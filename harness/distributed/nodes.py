@@ -13,7 +13,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.config.train import DOWNLOADS, TrainConfig
-from harness.distributed.cluster import leaving, may_grow
+from harness.distributed.cluster import leaving
 from harness.errors import UserError
 from harness.storage import is_remote
 
@@ -42,6 +42,17 @@ class Needs(NamedTuple):
         return cls({key: path for key, path in given.items() if path is not None}, store)
 
 
+def refuse_sqlite(store: str, machines: str) -> None:
+    """
+    Raises:
+        UserError: the store is a file, which several machines cannot share.
+    """
+    if store.startswith("sqlite"):
+        rule = f"a cluster of {machines} needs an MLflow server that all of them reach"
+        server = "mlflow server --host HOST --port 5000, then add --tracking-uri http://HOST:5000"
+        raise UserError(f"--tracking-uri: {rule}, but got {store}; start one on HOST: {server}")
+
+
 def check_nodes(needs: Needs) -> None:
     """Look on every machine of the cluster that is connected.
 
@@ -50,11 +61,8 @@ def check_nodes(needs: Needs) -> None:
     """
     nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving()]
     machines = {node["NodeManagerAddress"] for node in nodes}
-    if needs.store.startswith("sqlite") and (len(machines) > 1 or may_grow()):
-        size = f"{len(machines)} machines" if len(machines) > 1 else "machines that its autoscaler adds"
-        rule = f"a cluster of {size} needs an MLflow server that all of them reach"
-        server = "mlflow server --host HOST --port 5000, then add --tracking-uri http://HOST:5000"
-        raise UserError(f"--tracking-uri: {rule}, but got {needs.store}; start one on HOST: {server}")
+    if len(machines) > 1:
+        refuse_sqlite(needs.store, f"{len(machines)} machines")
 
     def look(needs: tuple[Mapping[str, str], str], packages: tuple[str, ...]) -> tuple[str, list[str]]:
         """What a machine has of our code, and lacks of the rest. Sent as it stands, since our code may not be there."""

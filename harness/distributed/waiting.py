@@ -9,7 +9,7 @@ import ray
 from ray.util import placement_group, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
-from harness.config.search import Resources
+from harness.distributed.bundles import Bundle
 
 EVERY = 3.0
 """Seconds between two lines; a Ctrl-C is heard after them."""
@@ -18,19 +18,6 @@ AT_ONCE = 2.0
 """Seconds in which Ray reserves what is free."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-Bundle = Mapping[str, float]
-"""What one worker reserves on one machine: CPU and GPU."""
-
-
-def training_bundles(workers: int, on_gpus: bool) -> list[Bundle]:
-    """What Ray Train reserves for a training."""
-    return [{"GPU": 1} if on_gpus else {"CPU": 1}] * workers
-
-
-def trial_bundles(resources: Resources) -> list[Bundle]:
-    """What one trial of a search reserves."""
-    share = {"GPU": min(resources.gpus, 1)} if resources.gpus else {}
-    return [{"CPU": resources.cpus} | share] * resources.workers_per_trial
 
 
 def wait_for_room(bundles: Sequence[Bundle], say: Callable[[str], None]) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.config.search import Resources
-from harness.distributed.waiting import Bundle, training_bundles, trial_bundles, what_is_missing
+from harness.distributed.bundles import Bundle, training_bundles, trial_bundles
+from harness.distributed.waiting import what_is_missing
 from tests.clusters import busy, cluster, ray_start
 from tests.commands import TINY, TINY_TRAIN, Result, finish, run, start
 from tests.harness.test_train import statuses
