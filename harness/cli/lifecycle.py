@@ -127,7 +127,9 @@ def run_lifecycle(
             run.adopt(ended=True)
             run.finish(status)
             lacking = run.close() or lacking
-        except STORE_ERRORS as error:
+        except Exception as error:
+            if not (isinstance(error, STORE_ERRORS) or is_of_storage(error)):
+                raise
             trouble = one_line(error)
         if lacking:
             warn(
