@@ -17,7 +17,7 @@ from classmix_core.constants import IGNORE_INDEX
 from classmix_core.ema import update_teacher_, warmed_up_decay
 from classmix_core.losses import consistency_loss, consistency_weight, labelled_loss, sigmoid_ramp
 from classmix_core.mixing import paste, sample_mask
-from classmix_core.workers import itself, next_of_batch
+from classmix_core.workers import Awaited, already, next_of_batch
 
 
 class Batch(NamedTuple):
@@ -60,25 +60,25 @@ class Targets(NamedTuple):
     image_UCHW: Tensor | None = None
     """Mixed, float 0..1. It and the next two are None for the supervised baseline."""
     pseudo_label_UHW: Tensor | None = None
-    lambda_: Tensor | None = None
-    """Weight of the unlabelled loss, broadcastable to (U, H, W)."""
+    confident_UHW: Tensor | None = None
+    """bool, valid and with a confidence of at least tau."""
 
     def split(self, pieces: int) -> list["Targets"]:
         """Equal pieces, each with as many labelled and mixed images as any other."""
         if pieces == 1:
             return [self]
-        parts = [
-            [value] * pieces if value is None or value.ndim == 0 else value.split(len(value) // pieces)
-            for value in self
-        ]
+        parts = [[value] * pieces if value is None else value.split(len(value) // pieces) for value in self]
         return [Targets(*piece) for piece in zip(*parts, strict=True)]
 
 
 class PixelCounts(NamedTuple):
-    """Scalars: mean numbers over all workers of the pixels that are not IGNORE_INDEX, in all of a step."""
+    """Of all of a step, which its losses are means over."""
 
-    labelled: Tensor
-    mixed: Tensor
+    wait: Awaited
+    """float (3,): mean numbers over all workers of the pixels that are not IGNORE_INDEX, labelled and mixed, and of
+    those mixed ones that are confident."""
+    ramp: float = 0.0
+    """Of `consistency_weight`."""
 
 
 class StepResult(NamedTuple):
@@ -109,7 +109,7 @@ def mix_unlabelled(
     generator: BatchGenerator,
     *,
     pieces: int = 1,
-    from_next_worker: Callable[[Tensor], Tensor] = itself,
+    from_next_worker: Callable[[Tensor], Awaited] = already,
 ) -> Mixed:
     """Steps 1 to 3 of algorithm 1: label, draw, paste image i onto image i + 1 (cyclic), then jitter and blur.
 
@@ -117,26 +117,29 @@ def mix_unlabelled(
         image_UCHW: float 0..1.
         padding_UHW: integer, IGNORE_INDEX where the image is padding.
         pieces: the teacher labels so many equal pieces one after the other.
-        from_next_worker: gives the tensor that the next worker passes; by default there is one worker.
+        from_next_worker: begins to fetch the tensor that the next worker passes; by default there is one worker.
     """
+    next_image = from_next_worker(image_UCHW[:1])  # on its way while the teacher labels
     labelled = [pseudo_label(teacher, piece) for piece in image_UCHW.chunk(pieces)]
     label_UHW, confidence_UHW = labelled[0] if pieces == 1 else map(torch.cat, zip(*labelled, strict=True))
     label_UHW = label_UHW.masked_fill(padding_UHW == IGNORE_INDEX, IGNORE_INDEX)
+    next_label = from_next_worker(torch.stack((label_UHW[:1].float(), confidence_UHW[:1])))
     mask_UHW = sample_mask(config.mix, label_UHW, num_classes, generator)
-    target_UCHW = next_of_batch(image_UCHW, from_next_worker)
+    target_UCHW = next_of_batch(image_UCHW, next_image())
     mixed_UCHW = paste(image_UCHW, target_UCHW, mask_UHW)
     with torch.autocast(image_UCHW.device.type, enabled=False):  # images stay float32 under bf16
         if config.jitter:
             mixed_UCHW = color_jitter(mixed_UCHW, config.jitter, config.jitter_probability, generator)
         if config.blur:
             mixed_UCHW = gaussian_blur(mixed_UCHW, config.blur, config.blur_probability, generator)
+    next_label_1HW, next_confidence_1HW = next_label()
     return Mixed(
         image_UCHW,
         target_UCHW,
         mask_UHW,
         mixed_UCHW,
-        paste(label_UHW, next_of_batch(label_UHW, from_next_worker), mask_UHW),
-        paste(confidence_UHW, next_of_batch(confidence_UHW, from_next_worker), mask_UHW),
+        paste(label_UHW, next_of_batch(label_UHW, next_label_1HW.to(label_UHW.dtype)), mask_UHW),
+        paste(confidence_UHW, next_of_batch(confidence_UHW, next_confidence_1HW), mask_UHW),
     )
 
 
@@ -166,8 +169,9 @@ class ClassMix:
         precision: bf16 runs the networks under autocast; losses are float32 always.
         accumulate: forward and backward passes of a step, each over an equal piece of this worker's part of the batch.
             The sum of their gradients is that of the whole part, but for batch norms, which see a piece alone.
-        mean_over_workers: averages a small tensor over all workers; by default there is one.
-        from_next_worker: gives the tensor that the next worker passes, so that images are pasted across workers.
+        mean_later: begins to average a small tensor over all workers; by default there is one.
+        from_next_worker: begins to fetch the tensor that the next worker passes, so that images are pasted across
+            workers.
     """
 
     def __init__(
@@ -184,13 +188,13 @@ class ClassMix:
         flips: bool = True,
         precision: Literal["fp32", "bf16"] = "fp32",
         accumulate: int = 1,
-        mean_over_workers: Callable[[Tensor], Tensor] = itself,
-        from_next_worker: Callable[[Tensor], Tensor] = itself,
+        mean_later: Callable[[Tensor], Awaited] = already,
+        from_next_worker: Callable[[Tensor], Awaited] = already,
     ) -> None:
         self.student, self.teacher, self.optimizer, self.schedule = student, teacher, optimizer, schedule
         self.num_classes, self.config, self.steps, self.generator = num_classes, config, steps, generator
         self.flips, self.precision, self.accumulate = flips, precision, accumulate
-        self.mean_over_workers, self.from_next_worker = mean_over_workers, from_next_worker
+        self.mean_later, self.from_next_worker = mean_later, from_next_worker
         self.train_mode()
 
     def train_mode(self) -> None:
@@ -257,35 +261,36 @@ class ClassMix:
         return student.no_sync() if isinstance(student, nn.parallel.DistributedDataParallel) else nullcontext()
 
     def supervised_targets(self, image_LCHW: Tensor, label_LHW: Tensor) -> tuple[Targets, PixelCounts]:
-        valid_pixels = self.mean_over_workers((label_LHW != IGNORE_INDEX).sum().float())
-        return Targets(image_LCHW, label_LHW), PixelCounts(valid_pixels, torch.zeros_like(valid_pixels))
+        labelled = (label_LHW != IGNORE_INDEX).sum().float()
+        none = torch.zeros_like(labelled)
+        return Targets(image_LCHW, label_LHW), PixelCounts(self.mean_later(torch.stack((labelled, none, none))))
 
     def semi_supervised_targets(
         self, image_LCHW: Tensor, label_LHW: Tensor, mixed: Mixed, index: int
     ) -> tuple[Targets, PixelCounts]:
-        """Step 4 of algorithm 1 up to lambda, which looks at all of the batch."""
+        """Step 4 of algorithm 1 up to what looks at all of the batch."""
         valid_UHW = mixed.pseudo_label_UHW != IGNORE_INDEX
         confident_UHW = (mixed.confidence_UHW >= self.config.tau) & valid_UHW
         counts = torch.stack(((label_LHW != IGNORE_INDEX).sum(), valid_UHW.sum(), confident_UHW.sum())).float()
-        valid_labelled, valid_mixed, confident = self.mean_over_workers(counts).unbind()
         ramp = sigmoid_ramp(index / (self.config.ramp_fraction * self.steps))
-        share = confident / valid_mixed.clamp(min=1)
-        lambda_ = consistency_weight(self.config.weight, confident_UHW, valid_UHW, share, ramp)
-        targets = Targets(image_LCHW, label_LHW, mixed.image_UCHW, mixed.pseudo_label_UHW, lambda_)
-        return targets, PixelCounts(valid_labelled, valid_mixed)
+        targets = Targets(image_LCHW, label_LHW, mixed.image_UCHW, mixed.pseudo_label_UHW, confident_UHW)
+        return targets, PixelCounts(self.mean_later(counts), ramp)
 
     def losses(self, targets: Targets, counts: PixelCounts) -> StepResult:
         """The losses of a piece, which add up to those of the batch. Labelled and mixed images go through the student
         in one pass (one batch norm)."""
-        image_LCHW, label_LHW, image_UCHW, pseudo_label_UHW, lambda_ = targets
+        image_LCHW, label_LHW, image_UCHW, pseudo_label_UHW, confident_UHW = targets
         images = image_LCHW if image_UCHW is None else torch.cat((image_LCHW, image_UCHW))
         with self.autocast():
             logits_BKHW = self.student(images)
-        labelled = labelled_loss(logits_BKHW[: len(image_LCHW)], label_LHW, counts.labelled)
-        if pseudo_label_UHW is None or lambda_ is None:
+        valid_labelled, valid_mixed, confident = counts.wait().unbind()
+        labelled = labelled_loss(logits_BKHW[: len(image_LCHW)], label_LHW, valid_labelled)
+        if pseudo_label_UHW is None or confident_UHW is None:
             zero = torch.zeros_like(labelled)
             return StepResult(labelled, labelled, zero, zero)
-        unlabelled = consistency_loss(logits_BKHW[len(image_LCHW) :], pseudo_label_UHW, lambda_, counts.mixed)
-        loss = labelled + self.config.unlabelled_weight * unlabelled
         valid_UHW = pseudo_label_UHW != IGNORE_INDEX
-        return StepResult(loss, labelled, unlabelled, (lambda_ * valid_UHW).sum() / counts.mixed.clamp(min=1))
+        share = confident / valid_mixed.clamp(min=1)
+        lambda_ = consistency_weight(self.config.weight, confident_UHW, valid_UHW, share, counts.ramp)
+        unlabelled = consistency_loss(logits_BKHW[len(image_LCHW) :], pseudo_label_UHW, lambda_, valid_mixed)
+        loss = labelled + self.config.unlabelled_weight * unlabelled
+        return StepResult(loss, labelled, unlabelled, (lambda_ * valid_UHW).sum() / valid_mixed.clamp(min=1))

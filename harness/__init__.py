@@ -17,7 +17,7 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output engine prints tables even at verbosity 0
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every printed line appears twice
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # else relative paths point into Ray's session folder
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for it: 1.8 s at the default of 2
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # a worker that died is seen after it
     "RAY_DEDUP_LOGS": "0",
     # Tune takes a trial that Ray's own monitor has killed for a bug and ends the search; one that the kernel has
     # killed (Ray's workers are its first choice) it takes for a failed trial

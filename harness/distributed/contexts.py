@@ -14,7 +14,7 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 
-from classmix_core.workers import from_next_worker, mean_over_workers
+from classmix_core.workers import Awaited, from_next_worker, mean_later, mean_over_workers
 from harness.errors import RunFailed, TrialPruned
 from harness.training.context import Progress, Workers
 
@@ -187,14 +187,17 @@ class RayTrainContext:
     def mean(self, value: Tensor) -> Tensor:
         return mean_over_workers(value)
 
-    def from_next_worker(self, value: Tensor) -> Tensor:
+    def mean_later(self, value: Tensor) -> Awaited:
+        return mean_later(value)
+
+    def from_next_worker(self, value: Tensor) -> Awaited:
         return from_next_worker(value)
 
     def show(self, progress: Progress) -> None:
         self.progress_actor.put.remote(progress)
 
     def report(self, metrics: dict[str, float]) -> None:
-        ray.train.report(metrics)
+        pass  # nobody asks Ray for it, and it would wait for Ray's next look at its workers
 
     def stopping(self) -> bool:
         return self.stop.seen()

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from classmix_core.workers import Awaited, already
 from harness.errors import TrialPruned
 
 
@@ -50,8 +51,12 @@ class TrainContext(Workers, Protocol):
         """The student made data parallel."""
         ...
 
-    def from_next_worker(self, value: Tensor) -> Tensor:
-        """The tensor that the next worker passes; the last one gets that of the first."""
+    def mean_later(self, value: Tensor) -> Awaited:
+        """Begin to average a tensor over all workers."""
+        ...
+
+    def from_next_worker(self, value: Tensor) -> Awaited:
+        """Begin to fetch the tensor that the next worker passes; the last one gets that of the first."""
         ...
 
     def show(self, progress: Progress) -> None:
@@ -107,8 +112,11 @@ class LocalContext:
     def mean(self, value: Tensor) -> Tensor:
         return value
 
-    def from_next_worker(self, value: Tensor) -> Tensor:
-        return value
+    def mean_later(self, value: Tensor) -> Awaited:
+        return already(value)
+
+    def from_next_worker(self, value: Tensor) -> Awaited:
+        return already(value)
 
     def report(self, metrics: dict[str, float]) -> None:
         pass

@@ -14,7 +14,7 @@ from classmix_core.data import Data
 from classmix_core.data.loader import evaluation_batches
 from classmix_core.evaluate import predict
 from classmix_core.models.sync_norm import SyncBatchNorm
-from classmix_core.workers import itself
+from classmix_core.workers import already
 from harness.config.train import TrainConfig
 from harness.training.dataloaders import training_set
 
@@ -111,10 +111,10 @@ def mix_first_images(classmix: ClassMix, config: TrainConfig, data: Data) -> Mix
     side, device = copy(classmix), classmix.generator.device
     side.teacher = deepcopy(classmix.teacher)
     side.generator = BatchGenerator(device).manual_seed(config.seed)
-    side.accumulate, side.from_next_worker = 1, itself
+    side.accumulate, side.from_next_worker = 1, already
     for module in side.teacher.modules():
         if isinstance(module, SyncBatchNorm):
-            module.mean_over_workers = itself
+            module.mean_over_workers = lambda value: value
     samples = training_set(config.data, data.unlabelled, False, 0)
     count = len(data.unlabelled.names)
     rows = [row % count for row in range(min(ROWS, max(count, 2)))]  # two: a batch norm may see one value of each

@@ -112,7 +112,7 @@ class Trainer:
             flips=config.data.flip,
             precision=config.precision,
             accumulate=config.accumulate,
-            mean_over_workers=context.mean,
+            mean_later=context.mean_later,
             from_next_worker=context.from_next_worker,
         )
         self.train_metrics = TrainMetrics(self.device, sum(used_sizes(config).values()))

@@ -30,7 +30,7 @@ from classmix_core.errors import InvalidValue
 from classmix_core.losses import labelled_loss, sigmoid_ramp
 from classmix_core.models import build_model
 from classmix_core.optim import build_optimizer, build_schedule
-from classmix_core.workers import from_next_worker, mean_over_workers
+from classmix_core.workers import already, from_next_worker, mean_later
 
 L, U, K, H, W = 2, 3, 5, 11, 13
 
@@ -528,8 +528,8 @@ def test_the_mean_loss_of_two_workers_is_the_loss_of_one_with_both_batches(weigh
     labelled = (to_float(batch.image_LCHW), batch.label_LHW)
     network, counts = pixel_network(), []
 
-    def loss(mean_over_workers: Callable[[Tensor], Tensor], rank: int | None) -> StepResult:
-        step = make_step(network, weight=weight, tau=0.8, mean_over_workers=mean_over_workers)
+    def loss(mean: Callable[[Tensor], Tensor], rank: int | None) -> StepResult:
+        step = make_step(network, weight=weight, tau=0.8, mean_later=lambda value: already(mean(value)))
         if rank is None:
             return step.losses(*step.semi_supervised_targets(*labelled, mixed, 4))
         own = [tensor[2 * rank : 2 * rank + 2] for tensor in labelled]
@@ -557,7 +557,7 @@ def train_on(rank: int, workers: int, accumulate: int, sync_file: str, out: str)
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{sync_file}", rank=rank, world_size=workers)
     wrap = partial(nn.parallel.DistributedDataParallel, broadcast_buffers=False)
-    options = {"mean_over_workers": mean_over_workers, "from_next_worker": from_next_worker, "accumulate": accumulate}
+    options = {"mean_later": mean_later, "from_next_worker": from_next_worker, "accumulate": accumulate}
     trained = [train_combination(mix, weight, rank, workers, wrap=wrap, **options) for mix, weight in COMBINATIONS]
     if rank == 0:
         torch.save(trained, out)
@@ -582,7 +582,7 @@ def train_combination(
         batch = make_batch(index, labelled=8, unlabelled=8)
         batch.label_LHW[:2, :5] = IGNORE_INDEX
         mine = [tensor[rank * len(tensor) // workers : (rank + 1) * len(tensor) // workers] for tensor in batch]
-        shares.append(step.mean_over_workers(step.step(Batch(*mine), index).lambda_))
+        shares.append(step.mean_later(step.step(Batch(*mine), index).lambda_)())
     networks = {"student": student.state_dict(), "teacher": step.teacher.state_dict()}
     weights = {f"{which}.{name}": value for which, state in networks.items() for name, value in state.items()}
     return weights | {"lambda": torch.stack(shares)}
