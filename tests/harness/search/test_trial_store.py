@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.search.trial_store import MLFLOW_RUN, TrialRecord, TrialStore, joined
+from harness.search.trial_store import TrialRecord, TrialStore, joined
+from harness.tracking.names import RUN_ID
 
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
@@ -38,12 +39,12 @@ def test_trials_that_are_run_again_begin_from_scratch(tmp_path: Path) -> None:
         record.step, record.prune, record.intermediate_values = 5, True, [(5, 0.1)]
         record.failures, record.own_fault = ["disk full"], True
         store.end(record, "failed", "disk full")
-        (store.trial_folder(record.number) / MLFLOW_RUN).write_text("id")
+        (store.trial_folder(record.number) / RUN_ID).write_text("id")
     again = TrialStore(tmp_path, "trials")
     again.restart(again.records)
     for record in TrialStore(tmp_path, "trials").records:
         assert record == TrialRecord(record.number, {"optim.lr": 1.0}, 10, "waiting", sampler_params={"optim.lr": 1.0})
-        assert not (store.trial_folder(record.number) / MLFLOW_RUN).exists()
+        assert not (store.trial_folder(record.number) / RUN_ID).exists()
 
 
 @pytest.mark.parametrize("content", ['{"number": 0}', '{"format": 1, "number": 0}', '{"format": 3, "id": 0}', "x"])
