@@ -69,11 +69,12 @@ class Outbox:
 
     Args:
         writer: does it.
-        others: what `writer` cannot do, by name; without them such a call and those after it are kept.
     """
 
-    def __init__(self, writer: Writer, others: Mapping[str, Callable[..., None]] | None = None) -> None:
-        self.writer, self.others, self.folder = writer, others or {}, writer.home / OUTBOX
+    def __init__(self, writer: Writer) -> None:
+        self.writer, self.folder = writer, writer.home / OUTBOX
+        self.others: Mapping[str, Callable[..., None]] = {}
+        """What `writer` cannot do, by name; without them such a call and those after it are kept."""
         self.calls: list[Call] = []
         self.changed = threading.Condition()
         self.keeping = threading.Lock()
@@ -135,10 +136,7 @@ class Outbox:
                 file = self.folder / f"{call.key}.json"
                 call.keep(file)
                 with self.changed:
-                    if call in self.calls:
-                        call.file, call.arguments, call.content = file, {}, None
-                        continue
-                file.unlink(missing_ok=True)  # it was sent in between
+                    call.file, call.arguments, call.content = file, {}, None
 
     def settle(self, patience: float = STALLED) -> str | None:
         """Wait until all is sent, or else kept; the store is tried once more if it was away.
@@ -159,7 +157,8 @@ class Outbox:
                 while self.calls and not self.failed and self.tries == tries and self.changed.wait(patience):
                     pass
         finally:
-            self.waiting -= 1
+            with self.changed:
+                self.waiting -= 1
             self.keep()
         if self.failed:
             raise self.failed
@@ -252,10 +251,11 @@ class Outbox:
         found(**call.arguments, **({} if call.content is None else {"content": call.content}))
 
     def sent(self, calls: Sequence[Call]) -> None:
-        with self.changed:
-            files = [call.file for call in calls if call.file is not None]
-            self.calls = [call for call in self.calls if call not in calls]
-            self.away = None
-            self.changed.notify_all()
-        for file in files:
-            file.unlink(missing_ok=True)
+        with self.keeping:  # which else could write one of them again
+            for call in calls:
+                if call.file is not None:
+                    call.file.unlink(missing_ok=True)
+            with self.changed:
+                self.calls = [call for call in self.calls if call not in calls]
+                self.away = None
+                self.changed.notify_all()
