@@ -31,7 +31,7 @@ from harness.tracking.experiment import find_or_create_experiment
 from harness.tracking.store import create_run
 from harness.training.context import LocalContext
 from harness.training.saving import Saver
-from harness.training.trainer import TrainJob, train
+from harness.training.trainer import Purpose, TrainJob, train
 
 DEFAULT = {"steps": 900, "log_every": 20}
 LARGE = {"steps": 150, "log_every": 5, "model.width": 52}
@@ -53,15 +53,25 @@ def seconds_an_image(config: TrainConfig, workers: int, ray: bool) -> float:
 def measure(config: TrainConfig, workers: int, ray: bool, home: Path) -> float:
     torch.set_num_threads(1)
     config = with_batch_size(override(config, {"eval_every": config.steps}), workers)
-    uri = f"sqlite:///{home}/mlflow.db"
-    run_id = create_run(uri, find_or_create_experiment(uri, "scaling"), "a", {})
-    job = TrainJob(config, home / "run", uri, run_id, "trial")
+    job = new_job(config, home, "trial")
     if ray:
         train_on_workers(job, (workers,), False, None, False, lambda: False, lambda _: None, lambda _: None)
     else:
         train(job, LocalContext(torch.device("cpu"), lambda _: None))
-    rates = [point.value for point in MlflowClient(uri).get_metric_history(run_id, "train/images_per_second")]
+    rates = images_per_second(job)
     return 1 / statistics.median(rates[len(rates) // 2 :])
+
+
+def new_job(config: TrainConfig, home: Path, purpose: Purpose) -> TrainJob:
+    uri = f"sqlite:///{home}/mlflow.db"
+    run_id = create_run(uri, find_or_create_experiment(uri, "scaling"), "a", {})
+    return TrainJob(config, home / "run", uri, run_id, purpose)
+
+
+def images_per_second(job: TrainJob) -> list[float]:
+    """Of each window."""
+    points = MlflowClient(job.tracking_uri).get_metric_history(job.run_id, "train/images_per_second")
+    return [point.value for point in points]
 
 
 def ratios(one: Callable[[], float], other: Callable[[], float], rounds: int) -> tuple[list[float], list[float]]:
@@ -95,15 +105,12 @@ def stall_of_checkpoints(config: TrainConfig) -> float:
     Saver.save = timed  # type: ignore[method-assign]
     try:
         with tempfile.TemporaryDirectory() as home:
-            uri = f"sqlite:///{home}/mlflow.db"
-            run_id = create_run(uri, find_or_create_experiment(uri, "scaling"), "a", {})
             steps = 4 * config.eval_every
             config = with_batch_size(override(config, {"steps": steps}), 1)
             torch.set_num_threads(1)
-            train(TrainJob(config, Path(home) / "run", uri, run_id), LocalContext(torch.device("cpu"), lambda _: None))
-            rates = [point.value for point in MlflowClient(uri).get_metric_history(run_id, "train/images_per_second")]
-            images = (config.data.batch_labelled or 0) + (config.data.batch_unlabelled or 0)
-            return held / (steps * images / statistics.median(rates))
+            job = new_job(config, Path(home), "run")
+            train(job, LocalContext(torch.device("cpu"), lambda _: None))
+            return held / (steps * IMAGES / statistics.median(images_per_second(job)))
     finally:
         Saver.save = save  # type: ignore[method-assign]
 
@@ -112,7 +119,7 @@ def stall_of_checkpoints(config: TrainConfig) -> float:
 
 SIZES = (2**12, 2**16, 2**20, 2**24)
 """Bytes of the tensors that two processes exchange to learn latency and bandwidth."""
-NETWORKS = {"unet, the default": ("unet", {}), "deeplabv2, the paper's": ("deeplabv2", {})}
+NETWORKS = {"unet, the default": "unet", "deeplabv2, the paper's": "deeplabv2"}
 LINKS = {
     "this machine, gloo": None,
     "10 Gbit/s Ethernet": (25e-6, 10e9 / 8),
@@ -172,8 +179,8 @@ def tree(size: float, workers: int, latency: float, bandwidth: float) -> float:
 
 def simulate() -> None:
     link = measured_link()
-    for title, (name, settings) in NETWORKS.items():
-        config = override(TrainConfig(), {"model.name": name, **settings})
+    for title, name in NETWORKS.items():
+        config = override(TrainConfig(), {"model.name": name})
         network = build_model(config.model, 19)
         size = 4 * sum(one.numel() for one in network.parameters())
         norms = sum(isinstance(one, torch.nn.modules.batchnorm._BatchNorm) for one in network.modules())
@@ -186,7 +193,9 @@ def simulate() -> None:
             cells = []
             for workers in WORKERS:
                 gradients = min(all_reduce(size, workers, latency, bandwidth), tree(size, workers, latency, bandwidth))
-                small = 3 * tree(4, workers, latency, bandwidth)  # lambda, the class draws of the next, the stop flag
+                small = 3 * tree(
+                    4, workers, latency, bandwidth
+                )  # pixel counts, what the next worker passes, the stop flag
                 synced = 2 * norms * 2 * tree(4096, workers, latency, bandwidth)
                 cells.append(f"{1000 * (gradients + small):.1f} + {1000 * synced:.1f}")
             table.add_row(f"{label} ({1e6 * latency:.0f} us, {bandwidth / 1e9:.1f} GB/s)", *cells)

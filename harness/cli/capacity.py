@@ -127,22 +127,23 @@ def check_trial_resources(resources: Resources, options: CommonOptions, needs: "
         return
     own = options.address is None  # a Ray of our own counts as many cores as needed
     cpus = resources.cpus if own else resources.all_cpus
-    for name, asked, unit in (("gpus", resources.gpus, "GPU"), ("cpus", cpus, "CPU")):
-        have = there.get(unit, 0)
-        if asked > have and not grows(options.address, trial_bundles(resources), needs):
-            raise UserError(
-                f"resources.{name}: {asked:g} asked for each trial, but {where} has {have:g} {unit}s"
-                + ("." if own else "; add --wait to queue.")
-            )
+    asked = (("gpus", resources.gpus, "GPU"), ("cpus", cpus, "CPU"))
+    short = [(name, count, unit) for name, count, unit in asked if count > there.get(unit, 0)]
+    if short and not grows(options.address, trial_bundles(resources), needs):
+        name, count, unit = short[0]
+        raise UserError(
+            f"resources.{name}: {count:g} asked for each trial, but {where} has {there.get(unit, 0):g} {unit}s"
+            + ("." if own else "; add --wait to queue.")
+        )
 
 
 def needs_of(config: TrainConfig, folder: Path, uri: str, options: CommonOptions) -> "Needs | None":
     """What each machine of a cluster must have for a run in a folder; None: there is no cluster."""
     if options.address is None:
         return None
-    from harness.distributed.nodes import Needs
+    from harness.distributed.nodes import Needs, is_for_one_machine
 
-    away_or_not = options.resume and not uri.startswith("sqlite")  # a run that goes on does not wait for its server
+    away_or_not = options.resume and not is_for_one_machine(uri)  # a run that goes on does not wait for its server
     return Needs.of(config, folder, "" if away_or_not else uri)
 
 

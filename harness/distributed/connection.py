@@ -22,7 +22,7 @@ from harness.distributed import autoscaler
 from harness.distributed.bundles import Bundle, trial_bundles
 from harness.distributed.cluster import leaving
 from harness.distributed.heartbeat import disconnect
-from harness.distributed.nodes import Needs, check_nodes, refuse_sqlite
+from harness.distributed.nodes import Needs, check_nodes, is_for_one_machine, refuse_sqlite
 from harness.distributed.waiting import keeping_signal_handlers, wait_for_room
 from harness.errors import UserError
 from harness.storage import is_remote
@@ -165,7 +165,7 @@ def connected_for_trials(
                 refuse_no_room(resources)
             say(f"on {cluster_name()}")
             wait_for_room(trial_bundles(resources), say)
-        fixed = address is None or store.startswith("sqlite")
+        fixed = address is None or is_for_one_machine(store)
         one_more = trial_bundles(resources) * (workers_that_fit(resources) // resources.workers_per_trial + 1)
         yield Room(resources, in_background(lambda: not fixed and autoscaler.can_add(one_more)))
 

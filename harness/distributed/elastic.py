@@ -19,6 +19,7 @@ from harness.distributed.connection import cluster_name, connected
 from harness.distributed.contexts import Outcome, RayTrainContext, start_progress_actor
 from harness.distributed.failures import found_no_room, innermost, is_loss_of_worker
 from harness.distributed.heartbeat import Heartbeat
+from harness.distributed.nodes import is_for_one_machine
 from harness.distributed.torch_trainer import RAY_FILES, build_trainer
 from harness.distributed.waiting import has_room, wait_for_room
 from harness.errors import Interrupted, RunFailed, last_line
@@ -69,7 +70,7 @@ def train_on_workers(
         tries, began = 0, newest_step(job.folder)
         if address is not None:
             say(f"on {cluster_name()}")
-            if len(numbers) > 1 and not job.tracking_uri.startswith("sqlite"):
+            if len(numbers) > 1 and not is_for_one_machine(job.tracking_uri):
                 in_background(lambda: autoscaler.can_add(training_bundles(numbers[-1], on_gpus)))
             os.environ.setdefault(STARTUP, "5")  # Ray waits in silence
         while True:

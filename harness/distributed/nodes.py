@@ -42,12 +42,17 @@ class Needs(NamedTuple):
         return cls({key: path for key, path in given.items() if path is not None}, store)
 
 
+def is_for_one_machine(store: str) -> bool:
+    """Whether it is a file, which several machines cannot share."""
+    return store.startswith("sqlite")
+
+
 def refuse_sqlite(store: str, machines: str) -> None:
     """
     Raises:
-        UserError: the store is a file, which several machines cannot share.
+        UserError: the store is for one machine.
     """
-    if store.startswith("sqlite"):
+    if is_for_one_machine(store):
         rule = f"a cluster of {machines} needs an MLflow server that all of them reach"
         server = "mlflow server --host HOST --port 5000, then add --tracking-uri http://HOST:5000"
         raise UserError(f"--tracking-uri: {rule}, but got {store}; start one on HOST: {server}")
