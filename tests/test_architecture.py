@@ -1,6 +1,7 @@
 """The rooms of the harness import each other in one direction, and docs/architecture.md shows it as it is."""
 
 import runpy
+import tomllib
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ import harness
 
 ROOT = Path(harness.__file__).parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))
+NAMES = ("harness", "classmix_core")
 LEVELS = (
     {"commands"},
     {"search"},
@@ -36,12 +38,22 @@ def test_rooms_import_what_stands_further_down_alone() -> None:
 
 def test_harness_has_few_modules_side_by_side_each_room_says_what_it_is_and_no_file_is_long() -> None:
     assert len(list((ROOT / "harness").glob("*.py"))) <= 10
-    for package in ("harness", "classmix_core"):
+    for package in NAMES:
         for file in (ROOT / package).rglob("*.py"):
             text = file.read_text()
             assert text.startswith('"""'), f"{file} says nothing of itself"
             assert text.count("\n") <= 300, file
             assert "options: Any" not in text, file
+
+
+def test_the_wheel_has_every_package() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {
+        ".".join(file.parent.relative_to(ROOT).parts)
+        for package in NAMES
+        for file in (ROOT / package).rglob("__init__.py")
+    }
+    assert set(listed) == there | {"harness.recipes", "harness.search_spaces"}
 
 
 def test_the_drawing_in_the_page_is_what_the_script_makes_of_the_code() -> None:
