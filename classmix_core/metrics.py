@@ -16,9 +16,11 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
     Returns:
         int64 (K, K): row label, column prediction.
     """
-    valid = label != IGNORE_INDEX
-    index = label[valid].long() * num_classes + prediction[valid].long()
-    return torch.bincount(index, minlength=num_classes**2).view(num_classes, num_classes)
+    # IGNORE_INDEX has a row too, cut off at the end: both a mask over pixels and bincount would wait for the device
+    index_N = torch.add(prediction.long(), label, alpha=num_classes).flatten()
+    count = torch.zeros((IGNORE_INDEX + 1) * num_classes, dtype=torch.int64, device=label.device)
+    count.scatter_add_(0, index_N, torch.ones((), dtype=torch.int64, device=label.device).expand_as(index_N))
+    return count.view(-1, num_classes)[:num_classes]
 
 
 def class_iou(matrix_KK: Tensor) -> Tensor:
