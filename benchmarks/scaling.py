@@ -1,6 +1,6 @@
-"""What Ray, a second worker and checkpoints cost, as ratios; and what a step would take on 8, 64 and 1,000 workers.
+"""What Ray, a second worker, checkpoints and validation cost, as ratios; and a step's time on 8, 64 and 1,000 workers.
 
-    python benchmarks/scaling.py [--rounds 5] [--only ray,workers,checkpoints,simulation]
+    python benchmarks/scaling.py [--rounds 5] [--only ray,workers,checkpoints,validation,simulation]
 
 Each pair is measured by turns, so that a machine whose speed drifts slows both; what is printed is the median of the
 ratios, with the least and the most. A worker computes with one thread, has 4 + 4 images a step as by default, and reads
@@ -31,7 +31,7 @@ from harness.tracking.experiment import find_or_create_experiment
 from harness.tracking.store import create_run
 from harness.training.context import LocalContext
 from harness.training.saving import Saver
-from harness.training.trainer import Purpose, TrainJob, train
+from harness.training.trainer import Purpose, Trainer, TrainJob, train
 
 DEFAULT = {"steps": 900, "log_every": 20}
 LARGE = {"steps": 150, "log_every": 5, "model.width": 52}
@@ -88,21 +88,21 @@ def told(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-# -- checkpoints ------------------------------------------------------------------------------------------------------
+# -- where a training stands still ------------------------------------------------------------------------------------
 
 
-def stall_of_checkpoints(config: TrainConfig) -> float:
-    """The share of its steps' time for which a training stands still to save, at the default interval."""
+def stall_by(part: type, method: str, config: TrainConfig) -> float:
+    """For how long a training stands still in a method, at the default intervals, as a share of its steps' time."""
     held = 0.0
-    save = Saver.save
+    original = getattr(part, method)
 
-    def timed(self: Saver, *given: object) -> None:
+    def timed(*given: object) -> None:
         nonlocal held
         began = time.perf_counter()
-        save(self, *given)  # type: ignore[arg-type]
+        original(*given)
         held += time.perf_counter() - began
 
-    Saver.save = timed  # type: ignore[method-assign]
+    setattr(part, method, timed)
     try:
         with tempfile.TemporaryDirectory() as home:
             steps = 4 * config.eval_every
@@ -112,7 +112,7 @@ def stall_of_checkpoints(config: TrainConfig) -> float:
             train(job, LocalContext(torch.device("cpu"), lambda _: None))
             return held / (steps * IMAGES / statistics.median(images_per_second(job)))
     finally:
-        Saver.save = save  # type: ignore[method-assign]
+        setattr(part, method, original)
 
 
 # -- many workers -----------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def simulate() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="ray,workers,checkpoints,simulation")
+    parser.add_argument("--only", default="ray,workers,checkpoints,validation,simulation")
     given = parser.parse_args()
     wanted, rounds, base = given.only.split(","), given.rounds, override(TrainConfig(), DEFAULT)
     large = override(base, LARGE)
@@ -224,10 +224,11 @@ def main() -> None:
             )
             step = 1000 * IMAGES * statistics.median(seconds)
             out.print(f"images a second of two workers / of one, {name}: {told(found)}; {step:.0f} ms a step of one")
-    if "checkpoints" in wanted:
-        for name, config in (("default network", base), ("large network", override(large, {"eval_every": 10}))):
-            found = [100 * stall_of_checkpoints(config) for _ in range(rounds)]
-            out.print(f"stall by checkpoints, {name}: {told(found)} % of the steps' time")
+    often = override(large, {"eval_every": 10})
+    for what, part, method, slow in (("checkpoints", Saver, "save", often), ("validation", Trainer, "validate", large)):
+        for name, config in (("default network", base), ("large network", slow)) if what in wanted else ():
+            found = [100 * stall_by(part, method, config) for _ in range(rounds)]
+            out.print(f"stall by {what}, {name}: {told(found)} % of the steps' time")
     if "simulation" in wanted:
         simulate()
     out.print(f"{os.cpu_count()} CPUs, torch {torch.__version__}, gloo")
