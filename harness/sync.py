@@ -16,6 +16,9 @@ from harness.config.parser import make_parser
 from harness.errors import DONE, RunFailed, UserError
 from harness.storage import storage_path
 
+PATIENCE = 3600.0
+"""Seconds that one call may take: the last one makes the model and uploads it."""
+
 
 def main(args: Sequence[str] | None = None) -> int:
     description = "Send to MLflow what a run or study has kept, since the store was away."
@@ -54,9 +57,9 @@ def send(folder: Path, run_record: run_dir.RunRecord) -> int:
             run.outbox.others = {PUBLISH: lambda run=run, **given: publish_kept(run.writer, **given)}
             out.print(f"sending what {run_dir.display_path(home)} has kept", markup=False)
             sent += run.adopt(ended=True)
-            if lacking := run.close():
+            if lacking := run.close(PATIENCE):
                 raise RunFailed(f"MLflow's store {uri} is away ({lacking}); the same command goes on where this ended.")
-        if trials:
+        if run_record.kind == "tune":
             recovery.finish_children([TrialStore(folder, phase) for phase in get_args(Phase)], run_record)
     except STORE_ERRORS as error:
         raise RunFailed(f"MLflow's store {uri} failed: {one_line(error)}. The same command tries again.") from error

@@ -80,6 +80,7 @@ class Outbox:
         self.keeping = threading.Lock()
         self.stop: threading.Event | None = None
         """Ends the thread; None: there is none."""
+        self.thread: threading.Thread | None = None
         self.waiting = 0
         """Threads that wait in `settle`."""
         self.away: Exception | None = None
@@ -102,7 +103,8 @@ class Outbox:
             self.calls += calls
             if self.stop is None:
                 self.stop = threading.Event()
-                threading.Thread(target=self.work, name="to MLflow", args=(self.stop,), daemon=True).start()
+                self.thread = threading.Thread(target=self.work, name="to MLflow", args=(self.stop,), daemon=True)
+                self.thread.start()
             self.changed.notify_all()
 
     def adopt(self, leave_out: Sequence[str] = ()) -> int:
@@ -116,7 +118,10 @@ class Outbox:
         found = []
         for file in sorted(self.folder.glob("*.json")):
             if file.stem not in ours:
-                method = Call.read(file).method
+                try:
+                    method = Call.read(file).method
+                except FileNotFoundError:
+                    continue
                 if method in leave_out:
                     file.unlink(missing_ok=True)
                 else:
@@ -166,12 +171,15 @@ class Outbox:
             return (one_line(self.away) if self.away else "it does not answer") if self.calls else None
 
     def release(self) -> None:
-        """Leave what is kept to others; no other process may be at work on it now."""
+        """Leave what is kept to others, once the call that is under way has ended: begun by two, it is done twice."""
         with self.changed:
             if self.stop is not None:
                 self.stop.set()
             self.stop, self.calls = None, []
             self.changed.notify_all()
+        if self.thread is not None:
+            self.thread.join(STALLED)
+            self.thread = None
         if not is_remote(self.folder):
             with suppress(OSError):  # it is not empty, or there is none
                 self.folder.rmdir()
@@ -183,6 +191,7 @@ class Outbox:
         while calls := self.next_calls(stop):
             try:
                 self.send(calls)
+                self.sent(calls)
             except Exception as error:
                 passing = isinstance(error, NotCreated) or is_passing(error, self.writer.uri)
                 try:
@@ -202,7 +211,6 @@ class Outbox:
                     told = True
                 pause = min(2 * pause, PAUSES[1])
             else:
-                self.sent(calls)
                 pause, away_since, told = PAUSES[0], float("inf"), False
 
     def tell(self, error: Exception) -> None:

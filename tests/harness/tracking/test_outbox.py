@@ -11,7 +11,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from harness.tracking import outbox
+from harness.tracking import outbox, writer
 from harness.tracking.names import PARENT, RUN_ID, TRIAL
 from harness.tracking.run import Run
 from harness.tracking.store import create_run
@@ -139,6 +139,51 @@ def test_a_trial_is_made_when_the_store_is_back_and_once(store: tuple[str, str],
         (tmp_path / RUN_ID).unlink()  # killed before it was noted
     found = MlflowClient(uri).search_runs([experiment], f"tags.`{TRIAL}` = 'trials/000'")
     assert [(one.info.run_name, one.data.tags["a"]) for one in found] == [("trial 0", "b")]
+
+
+def test_a_trial_that_is_being_made_when_its_run_is_handed_over_is_made_once(
+    store: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, experiment = store
+    look, tags = writer.children, {PARENT: create_run(*store, "parent", {}), TRIAL: "trials/007"}
+
+    def slowly(*given: Any) -> Any:
+        """The store says that there is none, and takes a second to make one."""
+        found = look(*given)
+        time.sleep(1)
+        return found
+
+    monkeypatch.setattr(writer, "children", slowly)
+    first = Run(uri, None, tmp_path)
+    first.create(experiment, "trial 7", tags)
+    first.close(patience=0.2)
+    with Run(uri, None, tmp_path) as second:
+        second.adopt()
+    assert len(MlflowClient(uri).search_runs([experiment], f"tags.`{TRIAL}` = 'trials/007'")) == 1
+
+
+def test_a_kept_call_that_another_process_sends_meanwhile_is_not_missed(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "outbox").mkdir()
+    (tmp_path / "outbox" / "gone.json").symlink_to("nowhere")
+    assert run.adopt() == 0
+    (tmp_path / "outbox" / "gone.json").unlink()
+
+
+def test_where_a_call_that_was_sent_cannot_be_removed_the_run_hears_of_it(
+    store: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(store[0], create_run(*store, "a", {}), tmp_path)
+
+    def refuse(*given: object, **options: object) -> None:
+        raise PermissionError("outbox: it must not be")
+
+    monkeypatch.setattr(outbox, "LINGER", 60.0)
+    run.metrics(1, {"loss": 1.0})
+    run.keep()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(PermissionError, match="outbox"):
+            run.settle()
 
 
 def test_what_is_told_of_a_trial_that_is_not_made_yet_waits_for_it(store: tuple[str, str], tmp_path: Path) -> None:
