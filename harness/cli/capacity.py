@@ -148,7 +148,7 @@ def needs_of(config: TrainConfig, folder: Path, uri: str, options: CommonOptions
 
 
 def available(address: str | None, needs: "Needs | None") -> tuple[Mapping[str, float], str]:
-    """What a cluster (with what its autoscaler may add) or this machine has of CPU and GPU, and how to call it."""
+    """What a cluster or this machine has of CPU and GPU, and how to call it."""
     if address is None:
         return {"GPU": torch.cuda.device_count(), "CPU": os.cpu_count() or 1}, "this machine"
     from harness.distributed.connection import cluster_resources

@@ -20,7 +20,7 @@ from harness.config.search import Resources
 from harness.config.train import Values
 from harness.distributed import autoscaler
 from harness.distributed.bundles import Bundle, trial_bundles
-from harness.distributed.cluster import leaving
+from harness.distributed.cluster import leaving, total
 from harness.distributed.heartbeat import disconnect
 from harness.distributed.nodes import Needs, check_nodes, is_for_one_machine, refuse_sqlite
 from harness.distributed.waiting import keeping_signal_handlers, wait_for_room
@@ -95,10 +95,13 @@ def ray_storage(folder: Path) -> dict[str, Any]:
 def require_listener(address: str | None) -> None:
     """
     Raises:
-        UserError: an address HOST:PORT or ray://HOST:PORT where nothing listens: Ray would try for twelve minutes.
+        UserError: an address HOST:PORT where nothing listens: Ray would try for twelve minutes; or one of Ray's client.
     """
+    if address and "://" in address:
+        rule = "must be auto or the HOST:PORT of a head; from elsewhere send the command there by: ray job submit"
+        raise UserError(f"--address: {rule}, but got {address}.")
     try:
-        place = urlsplit(address if address and "://" in address else f"//{address}")
+        place = urlsplit(f"//{address}")
         if place.hostname and place.port:
             socket.create_connection((place.hostname, place.port), timeout=5).close()
     except (OSError, ValueError) as error:  # the latter from a port that is no number
@@ -106,7 +109,7 @@ def require_listener(address: str | None) -> None:
 
 
 def cluster_resources(address: str, needs: Needs | None) -> tuple[dict[str, float], str]:
-    """CPU and GPU of a cluster, and how to call it.
+    """CPU and GPU of the machines of a cluster that stay, and how to call it.
 
     Raises:
         UserError: none answers at the address, or one of its machines lacks what is needed.
@@ -114,7 +117,7 @@ def cluster_resources(address: str, needs: Needs | None) -> tuple[dict[str, floa
     with connected(address, verbose=False):
         if needs is not None:
             check_nodes(needs)
-        return ray.cluster_resources(), cluster_name()
+        return {unit: total(unit) for unit in ("CPU", "GPU")}, cluster_name()
 
 
 def autoscaler_adds(address: str, bundles: Sequence[Bundle], store: str) -> bool:

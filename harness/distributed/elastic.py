@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 from ray.train import Result, TrainingFailedError
 
 from harness.background import in_background
@@ -76,7 +77,7 @@ def train_on_workers(
         while True:
             if interrupted():
                 raise KeyboardInterrupt
-            workers = room_for(numbers, on_gpus, say)
+            workers = room_for(numbers, on_gpus, say, interrupted)
             if len(numbers) > 1:
                 say(f"{workers} worker(s)")
             progress_actor = start_progress_actor()
@@ -92,8 +93,7 @@ def train_on_workers(
             watch = Watch(progress_actor, numbers, workers, on_gpus, interrupted, show)
             error = watch.until_end(in_background(trainer.fit))
             remove_folder(job.folder / RAY_FILES, ignore_errors=True)
-            outcome: Outcome = ray.get(progress_actor.outcome.remote())
-            result, failure, bug = outcome
+            result, failure, bug = outcome_of(progress_actor)
             if failure is not None:
                 raise failure
             if result is not None:
@@ -118,6 +118,15 @@ def train_on_workers(
             show(Progress(step, job.config.steps, message=f"a worker has died; going on from step {step}"))
 
 
+def outcome_of(progress_actor: ActorHandle) -> Outcome:
+    """What the workers have told of their end; nothing, where the actor has died."""
+    try:
+        outcome: Outcome = ray.get(progress_actor.outcome.remote())  # type: ignore[assignment]
+    except RayActorError:
+        return None, None, None
+    return outcome
+
+
 def newest_step(folder: Path) -> int:
     newest = checkpoint.newest(folder)
     return 0 if newest is None else checkpoint.step_of(newest)
@@ -128,17 +137,18 @@ def unit_of(on_gpus: bool) -> str:
     return "GPU" if on_gpus else "CPU"
 
 
-def room_for(numbers: Sequence[int], on_gpus: bool, say: Callable[[str], None]) -> int:
+def room_for(numbers: Sequence[int], on_gpus: bool, say: Callable[[str], None], interrupted: Callable[[], bool]) -> int:
     """The largest number of workers that there is room for now; the smallest one is waited for.
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM.
+        ClusterLost: see `Heartbeat`.
     """
     there = cluster.total(unit_of(on_gpus))
     for workers in reversed(numbers):
         if workers <= there and has_room(training_bundles(workers, on_gpus)):
             return workers
-    wait_for_room(training_bundles(numbers[0], on_gpus), say)
+    wait_for_room(training_bundles(numbers[0], on_gpus), say, interrupted)
     return numbers[0]
 
 
@@ -181,12 +191,14 @@ class Watch:
                     self.look()
         try:
             fitting.result()
-        except TrainingFailedError as failed:
+        except (TrainingFailedError, RayActorError) as failed:  # the latter: Ray Train's own controller has died
             return innermost(failed)
         return None
 
     def show(self, progress: Progress) -> None:
         self.tell(progress)
+        if progress.message:
+            return
         now = time.monotonic()
         if self.first is None:
             self.first = now, progress.step

@@ -37,8 +37,8 @@ def innermost(error: BaseException) -> BaseException:
     """What went wrong first, out of what Ray Train wraps it in: the others have lost the worker that failed."""
     causes = []
     for found in getattr(error, "worker_failures", {}).values():
-        while isinstance(found, ray.exceptions.RayTaskError) and isinstance(found.cause, Exception):
+        if isinstance(found, ray.exceptions.RayTaskError):
             found = found.cause
-        causes.append(found)
+        causes.append(getattr(found, "health_check_failure", found))  # how Ray says that a worker has died
     errors = [cause for cause in causes if isinstance(cause, Exception)]
     return next((one for one in errors if not is_loss_of_worker(one)), next(iter(errors), error))

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from urllib.parse import urlsplit
 
 import ray
 
@@ -27,9 +28,9 @@ class Heartbeat:
             ClusterLost: it has not for `PATIENCE` seconds.
         """
         global lost
-        host, _, port = self.address.rpartition(":")
+        place = urlsplit(f"//{self.address}")
         try:
-            socket.create_connection((host, int(port)), timeout=1).close()
+            socket.create_connection((place.hostname, place.port), timeout=1).close()
         except OSError as error:
             if time.monotonic() < self.heard + PATIENCE:
                 return False

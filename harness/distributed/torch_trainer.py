@@ -26,7 +26,7 @@ from harness.background import in_background
 from harness.config.search import Resources
 from harness.distributed.connection import ray_storage
 from harness.distributed.contexts import RayTrainContext, RayTrialContext, start_progress_actor
-from harness.distributed.failures import final_reason, innermost, is_loss_of_worker
+from harness.distributed.failures import final_reason, found_no_room, innermost, is_loss_of_worker
 from harness.errors import Interrupted, RunFailed, TrainingError, TrialPruned
 from harness.storage import remove_folder
 from harness.training.trainer import TrainJob, train
@@ -87,7 +87,7 @@ def build_trainer(
             name=f"{job.folder.name}-{time.time_ns()}",  # one used before would be taken for finished
             **ray_storage(job.folder / RAY_FILES),
             failure_config=FailureConfig(  # type: ignore[call-arg]
-                max_failures=0, controller_failure_limit=startup_retries
+                max_failures=0, max_preemption_failures=0, controller_failure_limit=startup_retries
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             logging_config=LoggingConfig("INFO" if verbose else "ERROR"),
@@ -104,23 +104,27 @@ def train_trial_on_workers(job: TrainJob, resources: Resources, tell: Callable[[
         RunFailed: the training cannot go on.
         TrialPruned: `tell` said so.
     """
-    progress_actor = start_progress_actor()
-    trainer = build_trainer(
-        job,
-        progress_actor,
-        RayTrialContext,
-        workers=resources.workers_per_trial,
-        use_gpu=resources.gpus > 0,
-        cpus=resources.cpus,
-    )
-    fitting = in_background(trainer.fit)
-    try:
-        stopped = pass_reports_on(progress_actor, fitting, tell)
-    finally:
-        ray.get(progress_actor.close.remote())
-        wait([fitting])
-        remove_folder(job.folder / RAY_FILES, ignore_errors=True)
-    if error := fitting.exception():
+    while True:
+        progress_actor = start_progress_actor()
+        trainer = build_trainer(
+            job,
+            progress_actor,
+            RayTrialContext,
+            workers=resources.workers_per_trial,
+            use_gpu=resources.gpus > 0,
+            cpus=resources.cpus,
+        )
+        fitting = in_background(trainer.fit)
+        try:
+            stopped = pass_reports_on(progress_actor, fitting, tell)
+        finally:
+            ray.get(progress_actor.close.remote())
+            wait([fitting])
+            remove_folder(job.folder / RAY_FILES, ignore_errors=True)
+        error = fitting.exception()
+        if error is None or not found_no_room(error):  # which others have, and are waited for
+            break
+    if error is not None:
         raise innermost(error) from error
     _, failure, _ = ray.get(progress_actor.outcome.remote())
     if failure is not None:

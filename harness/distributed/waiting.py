@@ -3,35 +3,57 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager
 
 import ray
 from ray.util import placement_group, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
+from harness.background import in_background
+from harness.distributed import heartbeat
 from harness.distributed.bundles import Bundle
 
 EVERY = 3.0
-"""Seconds between two lines; a Ctrl-C is heard after them."""
-
+"""Seconds between two lines."""
+LOOK = 0.5
+"""Seconds between two looks at what else may end the waiting."""
 AT_ONCE = 2.0
 """Seconds in which Ray reserves what is free."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def wait_for_room(bundles: Sequence[Bundle], say: Callable[[str], None]) -> None:
+def wait_for_room(
+    bundles: Sequence[Bundle], say: Callable[[str], None], interrupted: Callable[[], bool] = lambda: False
+) -> None:
     """Return when the cluster has room for all bundles at a time.
 
     A placement group asks for it, so that an autoscaler hears of it. It goes again at once: Ray Train and Tune reserve
     for themselves.
 
+    Args:
+        interrupted: whether it was, before signals are heard here.
+
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM.
+        ClusterLost: see `Heartbeat`.
     """
+    beat = heartbeat.Heartbeat()
     with asked_for(bundles) as group, hearing_signals():
-        while not group.wait(EVERY):
-            say(what_is_missing(bundles, ray.available_resources()))
+
+        def look() -> str | None:
+            return None if group.wait(EVERY) else what_is_missing(bundles, ray.available_resources())
+
+        while True:
+            looking = in_background(look)  # where Ray does not answer, this thread hears of it
+            while not wait([looking], LOOK).done:
+                beat.beats()
+                if interrupted():
+                    raise KeyboardInterrupt
+            if (missing := looking.result()) is None:
+                return
+            say(missing)
 
 
 def has_room(bundles: Sequence[Bundle]) -> bool:
@@ -47,7 +69,8 @@ def asked_for(bundles: Sequence[Bundle]) -> Iterator[PlacementGroup]:
     try:
         yield group
     finally:
-        remove_placement_group(group)
+        if not heartbeat.lost:
+            remove_placement_group(group)
 
 
 @contextmanager

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
+from ray.exceptions import ActorDiedError
+from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from torchvision.io import write_png
 
 from classmix_core.data import cache
 from classmix_core.data.image_io import decode
 from classmix_core.errors import DataError, InvalidValue
 from harness.atomic import read_json
-from harness.distributed.failures import final_reason, is_loss_of_worker
+from harness.distributed.failures import final_reason, innermost, is_loss_of_worker
 from harness.errors import NoRoom, RunFailed, TrainingError, UserError, is_out_of_memory
 from harness.search.trial import is_own_fault
 
@@ -111,3 +114,10 @@ def test_out_of_memory_is_known_on_each_device() -> None:
 def test_a_diverged_training_survives_the_way_from_a_worker_as_what_it_is() -> None:
     for kind in (TrainingError, RunFailed, NoRoom):
         assert type(pickle.loads(pickle.dumps(kind("x")))) is kind
+
+
+def test_what_went_wrong_first_is_told_before_the_loss_of_a_worker() -> None:
+    died = WorkerHealthCheckFailedError("it does not answer", ActorDiedError())
+    full = OSError(errno.ENOSPC, "no room")
+    assert innermost(WorkerGroupError("both", {0: died, 1: full})) is full
+    assert is_loss_of_worker(innermost(WorkerGroupError("one", {0: died})))

@@ -13,11 +13,10 @@ from tests.clusters import free_port
 from tests.commands import SPACE, assert_refused, call
 
 
-@pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_an_address_where_nothing_listens_is_refused_within_seconds(
-    scheme: str, here: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    address = f"{scheme}127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     for main, words in ((train.main, []), (tune.main, [f"--space={SPACE}"])):
         before = time.monotonic()
         assert_refused(call(main, capsys, *words, f"--address={address}"), here, "--address", address)
@@ -32,6 +31,14 @@ def test_an_address_without_a_port_is_left_to_ray(address: str | None) -> None:
 def test_where_something_listens_ray_may_try() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         require_listener(f"127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_an_address_of_rays_client_is_refused_which_knows_no_nodes() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(UserError, match=r"--address: .*ray job submit"),
+    ):
+        require_listener(f"ray://127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_a_port_that_is_none_is_refused() -> None:

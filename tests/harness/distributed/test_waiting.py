@@ -3,6 +3,7 @@
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,23 @@ SPACE = "trials: 1\nconfirm: {top: 0}\nspace: {ssl.tau: {low: 0.1, high: 0.9}}\n
 )
 def test_the_line_says_what_is_missing(bundles: list[Bundle], free: dict[str, float], line: str) -> None:
     assert what_is_missing(bundles, free) == f"waiting for {line}"
+
+
+INTERRUPTED = """
+import harness, ray
+from harness.distributed.waiting import wait_for_room
+ray.init("local", num_cpus=1, include_dashboard=False, logging_level="ERROR")
+try:
+    wait_for_room([{"CPU": 5}], print, lambda: True)
+except KeyboardInterrupt:
+    print("ended")
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_that_came_before_the_waiting_ends_it() -> None:
+    found = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+    assert found.stdout.splitlines()[-1] == "ended", found
 
 
 @pytest.fixture(scope="module")
