@@ -70,10 +70,8 @@ class Lease:
             if time.time() < found["until"] + SKEW:
                 return False
             self.path.unlink(missing_ok=True)
-        try:
+        with suppress(OSError):  # another has made it, at this moment even; or it is our own, sent twice
             self.path.fs.pipe_file(self.path.path, self.content(), mode="create")
-        except FileExistsError:
-            return False
         if found:  # another process may have seen that it had run out as well, and have removed ours
             time.sleep(2 * POLL)
         return self.read().get("owner") == self.owner
