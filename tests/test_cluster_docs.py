@@ -71,8 +71,9 @@ def test_the_slurm_script_trains_on_a_cluster_and_a_requeued_job_finds_its_run(t
         "SLURM_JOB_NAME": "job",
         "SLURM_JOB_ID": "1",
         "MLFLOW": f"sqlite:///{tmp_path}/mlflow.db",
-        "RAY_AUTH_MODE": "disabled",
+        "HOME": home,  # where Ray's token is made
     }
+    environment.pop("RAY_AUTH_MODE", None)
     words = ["bash", str(HOME / "slurm.sh"), *TINY, "--gpus=0", "--workers=1"]
     process = subprocess.Popen(
         words, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

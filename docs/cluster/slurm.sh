@@ -1,7 +1,7 @@
 #!/bin/bash
 # sbatch slurm.sh --config camvid --data.root DIR --gpus 8
 # A Ray cluster over all nodes of the job, and a training on it, which a requeued job resumes. What all nodes must share
-# is this folder, with the environment in .venv and the runs; MLFLOW is the address of an MLflow server.
+# is this folder, with the environment in .venv and the runs, and ~/.ray; MLFLOW is the address of an MLflow server.
 #SBATCH --job-name=classmix
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -16,6 +16,8 @@ set -euo pipefail
 # shellcheck disable=SC1091
 . "${VENV:-.venv}/bin/activate"
 export RAY_memory_monitor_refresh_ms=0
+export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}" # nobody else on these machines may join; the token is in ~/.ray
+if [ "$RAY_AUTH_MODE" = token ]; then ray get-auth-token --generate > /dev/null; fi
 head=$(hostname -i | cut -d ' ' -f 1) port=${RAY_PORT:-6379} name=$SLURM_JOB_NAME-$SLURM_JOB_ID
 
 # shellcheck disable=SC2016 # each node looks at its own number
