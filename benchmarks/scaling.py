@@ -30,7 +30,6 @@ from harness.distributed.elastic import train_on_workers
 from harness.tracking.experiment import find_or_create_experiment
 from harness.tracking.store import create_run
 from harness.training.context import LocalContext
-from harness.training.saving import Saver
 from harness.training.trainer import Purpose, Trainer, TrainJob, train
 
 DEFAULT = {"steps": 900, "log_every": 20}
@@ -119,7 +118,8 @@ def stall_by(part: type, method: str, config: TrainConfig) -> float:
 
 SIZES = (2**12, 2**16, 2**20, 2**24)
 """Bytes of the tensors that two processes exchange to learn latency and bandwidth."""
-NETWORKS = {"unet, the default": "unet", "deeplabv2, the paper's": "deeplabv2"}
+NETWORKS = {"unet, the default": ("unet", 48 * 96), "deeplabv2, the paper's": ("deeplabv2", 512 * 1024)}
+"""And pixels of an image."""
 LINKS = {
     "this machine, gloo": None,
     "10 Gbit/s Ethernet": (25e-6, 10e9 / 8),
@@ -179,7 +179,7 @@ def tree(size: float, workers: int, latency: float, bandwidth: float) -> float:
 
 def simulate() -> None:
     link = measured_link()
-    for title, name in NETWORKS.items():
+    for title, (name, pixels) in NETWORKS.items():
         config = override(TrainConfig(), {"model.name": name})
         network = build_model(config.model, 19)
         size = 4 * sum(one.numel() for one in network.parameters())
@@ -193,11 +193,12 @@ def simulate() -> None:
             cells = []
             for workers in WORKERS:
                 gradients = min(all_reduce(size, workers, latency, bandwidth), tree(size, workers, latency, bandwidth))
-                small = 3 * tree(
-                    4, workers, latency, bandwidth
-                )  # pixel counts, what the next worker passes, the stop flag
+                pasted = (
+                    2 * latency + 4 * (3 + 2) * pixels / bandwidth
+                )  # image, label and confidence of the next worker
+                small = 2 * tree(4, workers, latency, bandwidth)  # pixel counts, the stop flag
                 synced = 2 * norms * 2 * tree(4096, workers, latency, bandwidth)
-                cells.append(f"{1000 * (gradients + small):.1f} + {1000 * synced:.1f}")
+                cells.append(f"{1000 * (gradients + pasted + small):.1f} + {1000 * synced:.1f}")
             table.add_row(f"{label} ({1e6 * latency:.0f} us, {bandwidth / 1e9:.1f} GB/s)", *cells)
         out.print(table)
     out.print("ms a step that workers spend on exchange, if none of it overlaps with computing, + those of sync_bn")
@@ -225,7 +226,10 @@ def main() -> None:
             step = 1000 * IMAGES * statistics.median(seconds)
             out.print(f"images a second of two workers / of one, {name}: {told(found)}; {step:.0f} ms a step of one")
     often = override(large, {"eval_every": 10})
-    for what, part, method, slow in (("checkpoints", Saver, "save", often), ("validation", Trainer, "validate", large)):
+    for what, part, method, slow in (
+        ("checkpoints", Trainer, "save", often),
+        ("validation", Trainer, "validate", large),
+    ):
         for name, config in (("default network", base), ("large network", slow)) if what in wanted else ():
             found = [100 * stall_by(part, method, config) for _ in range(rounds)]
             out.print(f"stall by {what}, {name}: {told(found)} % of the steps' time")
