@@ -36,7 +36,7 @@ class Saver:
 
     def save(self, step: int, shared: State, own: State, best: Mapping[Path, State]) -> None:
         """Begin to write a checkpoint, and after it weights: whatever a run goes on from, they are those of the best
-        step that its checkpoint names.
+        step that its checkpoint names. (Or of one that a damaged checkpoint named, which it comes to again.)
 
         Args:
             step, own: see `Checkpoints.save`.
