@@ -70,7 +70,7 @@ class Lease:
             if time.time() < found["until"] + SKEW:
                 return False
             self.path.unlink(missing_ok=True)
-        with suppress(OSError):  # another has made it, at this moment even; or it is our own, sent twice
+        with suppress(FileExistsError):  # another's, or our own where it was sent twice
             self.path.fs.pipe_file(self.path.path, self.content(), mode="create")
         if found:  # another process may have seen that it had run out as well, and have removed ours
             time.sleep(2 * POLL)
