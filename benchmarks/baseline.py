@@ -19,6 +19,7 @@ import torch
 from harness.cli.display import err, make_table, out
 from harness.cli.exit_code import run_command
 from harness.cli.preflight import check_data_and_network
+from harness.config.batch_size import with_batch_size
 from harness.config.parser import make_parser
 from harness.config.train import TrainConfig, add_train_config, override, train_config
 from harness.errors import DONE
@@ -42,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> int:
     add_train_config(parser)
     parser.add_argument("--seeds", type=int, default=5, help="Seeds of each arm.")
     options = parser.read(args)
-    config = train_config(options.as_dict())
+    config = with_batch_size(train_config(options.as_dict()), 1)
     check_data_and_network(config, 1)
     arms = {"supervised": 0.0, "ClassMix": config.ssl.unlabelled_weight or 1.0}
     with tempfile.TemporaryDirectory() as home, ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:

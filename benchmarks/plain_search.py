@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from harness.cli.preflight import check_data_and_network
+from harness.config.batch_size import with_batch_size
 from harness.config.search import read_space
 from harness.config.train import TrainConfig, check_types, override
 from harness.search.search_space import initial_points, search_parameters
@@ -49,7 +50,7 @@ def main() -> None:
     given = parser.parse_args()
     source, folder = given.space, given.folder
     search = read_space(source)
-    base = check_types(search.train, str(source))
+    base = with_batch_size(check_types(search.train, str(source)), 1)
     check_data_and_network(base, 1, ("val",))
     axes = search_parameters(search, base, source)
     trials, points = initial_points(search, axes, source)

@@ -19,6 +19,25 @@ def test_a_benchmark_starts_and_says_how_it_is_used(script: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("baseline.py", "--seeds=1", "--steps=2", "--model.width=4", "--model.depth=1"), "is ahead on"),
+        (("plain_search.py", "search_spaces/smoke.yaml"), "trials"),
+        (("step.py", "--cases", "small", "--rounds", "2"), "ours / bare passes"),
+        (("scaling.py", "--only", "simulation"), "1,000 workers"),
+    ],
+    ids=lambda value: value[0].removesuffix(".py") if isinstance(value, tuple) else "",
+)
+def test_a_benchmark_measures_what_it_says(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    folder = (str(tmp_path / "out"),) if words[0] == "plain_search.py" else ()
+    command = [sys.executable, ROOT / "benchmarks" / words[0], *words[1:], *folder]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert found.returncode == 0, found.stderr
+    assert said in found.stdout + found.stderr
+
+
+@pytest.mark.slow
 def test_a_training_killed_at_any_moment_and_resumed_equals_a_straight_one() -> None:
     command = [sys.executable, "benchmarks/kill_and_resume.py", "--kills=2", "--steps=12"]
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
