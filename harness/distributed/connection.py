@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import ray
 from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
 from harness import RAY_ENVIRONMENT
 from harness.background import in_background
@@ -27,6 +28,8 @@ from harness.distributed.waiting import keeping_signal_handlers, wait_for_room
 from harness.errors import UserError
 from harness.storage import is_remote
 
+OWN = "classmix_harness_own"
+"""A key in the store of a Ray that belongs to one command."""
 STATE_API_PATIENCE = 20.0
 """Seconds in which the State API answers, of a Ray that has just started as well."""
 OBJECT_STORE_BYTES = 100 * 1024 * 1024  # nothing large goes through it
@@ -49,7 +52,7 @@ def connected(
         include_dashboard: with a Ray of our own.
 
     Raises:
-        UserError: no cluster answers at the address.
+        UserError: no cluster answers at the address, or one that is another command's own.
     """
     if not verbose:
         quiet()
@@ -79,6 +82,11 @@ def connected(
     if not verbose:
         quiet()
     try:
+        if address is None:
+            _internal_kv_put(OWN, "yes")
+        elif _internal_kv_get(OWN):
+            rule = "must be a cluster's; that of another command ends with it"
+            raise UserError(f"--address: {rule}, but got {address}, which leads to {cluster_name()}.")
         yield
     finally:
         disconnect()

@@ -10,20 +10,19 @@ from pathlib import Path
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.train import Result, TrainingFailedError
 
 from harness.background import in_background
-from harness.distributed import autoscaler, cluster
+from harness.distributed import autoscaler, cluster, heartbeat
 from harness.distributed.bundles import training_bundles
 from harness.distributed.connection import cluster_name, connected
 from harness.distributed.contexts import Outcome, RayTrainContext, start_progress_actor
 from harness.distributed.failures import found_no_room, innermost, is_loss_of_worker
-from harness.distributed.heartbeat import Heartbeat
 from harness.distributed.nodes import is_for_one_machine
 from harness.distributed.torch_trainer import RAY_FILES, build_trainer
 from harness.distributed.waiting import has_room, wait_for_room
-from harness.errors import Interrupted, RunFailed, last_line
+from harness.errors import ClusterLost, Interrupted, RunFailed, last_line
 from harness.storage import remove_folder
 from harness.training import checkpoint
 from harness.training.context import Progress
@@ -36,6 +35,8 @@ LOOK = 1.0
 """Seconds between two looks at the cluster."""
 STEADY = 5.0
 """Seconds for which there must have been room for more workers."""
+OWN_PATIENCE = 3.0
+"""Seconds that a Ray of our own may take to answer once the command was interrupted."""
 WORTH = float(os.environ["HARNESS_GROW_IF_LEFT"])
 """Seconds that a training must have left for more workers: they take some 20 s to start."""
 
@@ -91,9 +92,11 @@ def train_on_workers(
                 startup_retries=0 if address else 3,
             )
             watch = Watch(progress_actor, numbers, workers, on_gpus, interrupted, show)
-            error = watch.until_end(in_background(trainer.fit))
+            own = address is None
+            with ending_with_ray(own, interrupted):
+                error = watch.until_end(in_background(trainer.fit), own)
+                result, failure, bug = outcome_of(progress_actor)
             remove_folder(job.folder / RAY_FILES, ignore_errors=True)
-            result, failure, bug = outcome_of(progress_actor)
             if failure is not None:
                 raise failure
             if result is not None:
@@ -177,17 +180,20 @@ class Watch:
         self.left = 0.0
         """Seconds that the training has left."""
 
-    def until_end(self, fitting: Future[Result]) -> BaseException | None:
+    def until_end(self, fitting: Future[Result], own: bool) -> BaseException | None:
         """Look until the group has ended; what went wrong in a worker.
+
+        Args:
+            own: whether the cluster is this command's own.
 
         Raises:
             KeyboardInterrupt: see `look`. What still runs ends with the connection to Ray.
             ClusterLost: see `Heartbeat`.
         """
-        heartbeat = Heartbeat()
+        beat = heartbeat.Heartbeat()
         with polling(self.progress_actor, self.show):
             while not wait([fitting], LOOK).done:
-                if heartbeat.beats():
+                if beat.beats(OWN_PATIENCE if own and self.interrupted() else heartbeat.PATIENCE):
                     self.look()
         try:
             fitting.result()
@@ -242,6 +248,22 @@ class Watch:
         elif now - self.steady_since >= STEADY and has_room(training_bundles(found[-1] - self.workers, self.on_gpus)):
             return found[-1]
         return None
+
+
+@contextmanager
+def ending_with_ray(own: bool, interrupted: Callable[[], bool]) -> Iterator[None]:
+    """A SIGTERM to all processes of a command (`timeout`, systemd) ends a Ray of its own as well: no failure.
+
+    Raises:
+        KeyboardInterrupt: that has happened in the block.
+    """
+    try:
+        yield
+    except (ClusterLost, RayError) as error:
+        if not (own and interrupted()):
+            raise
+        heartbeat.lost = True
+        raise KeyboardInterrupt from error
 
 
 @contextmanager

@@ -21,21 +21,24 @@ class Heartbeat:
         self.address = ray.get_runtime_context().gcs_address
         self.heard = time.monotonic()
 
-    def beats(self) -> bool:
+    def beats(self, patience: float = PATIENCE) -> bool:
         """Whether the control service answers now, so that Ray may be asked.
 
+        Args:
+            patience: seconds for which it need not.
+
         Raises:
-            ClusterLost: it has not for `PATIENCE` seconds.
+            ClusterLost: it has not for as long.
         """
         global lost
         place = urlsplit(f"//{self.address}")
         try:
             socket.create_connection((place.hostname, place.port), timeout=1).close()
         except OSError as error:
-            if time.monotonic() < self.heard + PATIENCE:
+            if time.monotonic() < self.heard + patience:
                 return False
             lost = True
-            raise ClusterLost(f"the Ray cluster at {self.address} has not answered for {PATIENCE:g} s.") from error
+            raise ClusterLost(f"the Ray cluster at {self.address} has not answered for {patience:g} s.") from error
         self.heard = time.monotonic()
         return True
 

@@ -1,6 +1,8 @@
 """Where no Ray can answer, a command says so at once."""
 
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -44,6 +46,31 @@ def test_an_address_of_rays_client_is_refused_which_knows_no_nodes() -> None:
 def test_a_port_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match="--address: a Ray cluster must listen there, but got head:port"):
         require_listener("head:port")
+
+
+JOINS = """
+import subprocess, sys
+import harness, ray
+from harness.distributed.connection import connected
+from harness.errors import UserError
+if len(sys.argv) > 1:
+    try:
+        with connected(sys.argv[1], False):
+            print("joined")
+    except UserError as error:
+        print(error)
+else:
+    with connected(None, False, num_cpus=1):
+        subprocess.run([sys.executable, "-c", sys.stdin.read(), ray.get_runtime_context().gcs_address])
+"""
+
+
+@pytest.mark.slow
+def test_the_ray_of_another_command_is_not_joined() -> None:
+    words = [sys.executable, "-c", JOINS]
+    found = subprocess.run(words, input=JOINS, capture_output=True, text=True, timeout=120)
+    assert "another command" in found.stdout, found
+    assert "joined" not in found.stdout
 
 
 @pytest.mark.parametrize("main", [train.main, tune.main])

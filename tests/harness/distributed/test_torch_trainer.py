@@ -1,5 +1,7 @@
 """Several workers in a real Ray TorchTrainer."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 from mlflow import MlflowClient
 
 from harness.training import checkpoint
-from tests.commands import Result, TrainingOnTwo, interrupt, run, start, wait_for
+from tests.commands import Result, TrainingOnTwo, finish, interrupt, run, start, wait_for
 from tests.harness.test_train import statuses
 
 pytestmark = pytest.mark.slow
@@ -55,6 +57,18 @@ def curve(folder: Path, run: str, metric: str) -> dict[int, float]:
     points = client.get_metric_history(found.info.run_id, metric)
     assert len({point.step for point in points}) == len(points)
     return {point.step: point.value for point in points}
+
+
+def test_a_sigterm_to_all_processes_of_a_command_ends_it_as_one_to_itself_does(tmp_path: Path) -> None:
+    sizes = ("--data.batch_labelled=4", "--data.batch_unlabelled=4", "--steps=4000")
+    process = start("harness.train", *PLAIN, *sizes, "--workers=2", "--name=a", cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/a/checkpoints/step_0*")), process)
+    os.killpg(process.pid, signal.SIGTERM)
+    result = finish(process, timeout=60)
+    assert result.code == 130, result
+    assert "go on with: python -m harness.train --resume --name=a" in result.out
+    assert "Traceback" not in result.err + result.out, result
+    assert statuses(tmp_path) == {"a": "KILLED"}
 
 
 def test_a_network_with_parameters_that_get_no_gradient_trains_and_statistics_are_the_mean_of_all_workers(
