@@ -31,17 +31,19 @@ class TimeLeft:
     """
 
     def __init__(self, phases: Callable[[], Iterable[Expected]]) -> None:
-        self.phases, self.start = phases, time.monotonic()
-        self.before = steps_done(phases())
+        self.phases, self.before = phases, steps_done(phases())
+        self.began: tuple[float, int] | None = None
+        """When the first steps were heard of, and how many: what came before was the start of processes."""
 
     def seconds(self) -> float | None:
         """None: nothing tells yet."""
-        phases = list(self.phases())
-        done = steps_done(phases) - self.before
-        if done <= 0:
+        phases, now = list(self.phases()), time.monotonic()
+        done = steps_done(phases)
+        if self.began is None and done > self.before:
+            self.began = now, done
+        if self.began is None or done <= self.began[1]:
             return None
-        taken = time.monotonic() - self.start
-        return taken / done * sum(steps_left(phase) for phase in phases)
+        return (now - self.began[0]) / (done - self.began[1]) * sum(steps_left(phase) for phase in phases)
 
 
 def steps_done(phases: Iterable[Expected]) -> int:

@@ -30,6 +30,10 @@ def test_the_pace_is_that_of_this_command(tmp_path: Path, monkeypatch: pytest.Mo
     old.step, old.state = 100, "complete"
     time_left = TimeLeft(lambda: [Expected(trials, 2, 100), Expected(confirm, 3, 100)])
     assert time_left.seconds() is None
-    trials.add({}, 100).step = 50
+    new = trials.add({}, 100)
+    new.step = 10
+    clock[0] += 60
+    assert time_left.seconds() is None, "no pace yet: the processes have started in that minute"
+    new.step = 50
     clock[0] += 10
-    assert time_left.seconds() == pytest.approx(350 * 10 / 50)
+    assert time_left.seconds() == pytest.approx(350 * 10 / 40)
