@@ -30,7 +30,7 @@ from harness.config.parser import Parser, make_parser, naming
 from harness.config.search import Resources, SearchConfig, draws_splits, read_space
 from harness.config.train import TrainConfig, check_types, flatten, load_config, to_yaml, train_config
 from harness.errors import DONE, INTERRUPTED, UserError
-from harness.search.search_space import initial_points, search_parameters
+from harness.search.search_space import initial_points, refuse_fixed_axes, search_parameters
 from harness.storage import remove_folder
 from harness.tracking.names import RUN_ID
 
@@ -196,6 +196,7 @@ def new_study(parsed: Namespace, args: Sequence[str] | None) -> tuple[SearchConf
     source = Path(parsed.space)
     search = read_space(source)
     base = shared_config(build_parser(check_types(search.train, str(source), "train.")), args)
+    refuse_fixed_axes(search, args or (), source)
     for name in ("gpus", "workers"):
         if getattr(base, name) is not None:
             rule = "what a trial runs on is set by resources in the space file, or --gpus-per-trial"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.cli.display import warn
 from harness.cli.options import CommonOptions
 from harness.config.batch_size import most_workers, require_divisible, sharing_numbers, train_command
 from harness.config.search import Resources
@@ -64,6 +65,8 @@ def find_team(config: TrainConfig, options: CommonOptions, words: Sequence[str],
     else:
         most = config.gpus or config.workers or 1
     require_divisible(config, most, most if on_gpus else 0, words)
+    if options.address is None and not on_gpus and most > there["CPU"]:
+        warn(f"{most} workers share {there['CPU']:g} CPUs: that is slower than one worker on each")
     numbers = sharing_numbers(config, most if config.min_workers is None else min(most, config.min_workers), most)
     if not options.wait:
         try:

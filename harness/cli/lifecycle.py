@@ -34,7 +34,7 @@ def open_experiment(uri: str, name: str) -> str:
     try:
         require_answer(uri)
         return find_or_create_experiment(uri, name)
-    except (*STORE_ERRORS, ValueError) as error:
+    except (*STORE_ERRORS, ValueError, ImportError) as error:  # the last: the driver of a database is not installed
         reason = str(error).splitlines()[0]
         raise UserError(
             f"--tracking-uri: must be an MLflow store that can be opened, but got {uri}: {reason}"

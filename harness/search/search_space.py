@@ -88,6 +88,16 @@ def search_parameters(search: SearchConfig, base: TrainConfig, source: Path) -> 
     return found
 
 
+def refuse_fixed_axes(search: SearchConfig, words: Sequence[str], source: Path) -> None:
+    """
+    Raises:
+        UserError: a flag on the command line has one value for what is searched.
+    """
+    for key in search.space:
+        if any(word.partition("=")[0] == f"--train.{key}" for word in words):
+            raise UserError(f"--train.{key}: must be left out where it is searched (space.{key} of {source}).")
+
+
 def supervised_axes(axes: Sequence[SearchParameter]) -> list[SearchParameter]:
     """Those that mean something without unlabelled images."""
     return [axis for axis in axes if not axis.key.startswith("ssl.") and axis.key != "data.batch_unlabelled"]

@@ -32,8 +32,10 @@ def storage_path(text: str, flag: str) -> Path:
         flag: by which the user gave it.
 
     Raises:
-        UserError: no such kind of storage is known, or what it needs is not installed.
+        UserError: it is empty, no such kind of storage is known, or what it needs is not installed.
     """
+    if not text:
+        raise UserError(f"{flag}: must name a folder, but got ''.")
     return remote_path(text, flag) if is_address(text) else Path(text).absolute()
 
 
