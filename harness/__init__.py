@@ -11,6 +11,7 @@ _ENVIRONMENT = {
     "HARNESS_GROW_IF_LEFT": "60",  # seconds that an elastic training must have left to begin again with more workers
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # for a connection that has gone stale; MLflow would try for 4 minutes
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "DO_NOT_TRACK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_METRICS_ENABLED": "0",

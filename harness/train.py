@@ -18,7 +18,7 @@ from harness import run_dir
 from harness.atomic import write_text
 from harness.cli.display import TrainingDisplay, out, say, show_result
 from harness.cli.exit_code import run_command
-from harness.cli.options import CommonOptions, add_common_options
+from harness.cli.options import CommonOptions, add_common_options, place_to_look
 from harness.config.batch_size import used_sizes, with_batch_size
 from harness.config.parser import Parser, make_parser
 from harness.config.train import TrainConfig, add_train_config, flatten, load_config, to_yaml, train_config
@@ -99,7 +99,8 @@ def run_training(
         metrics = train_and_publish(config, folder, run, team, options)
     from harness.training.trainer import NETWORKS
 
-    show_result(metrics, NETWORKS, config.eval.network, run_dir.display_path(folder))
+    here = run_dir.display_path(folder)
+    show_result(metrics, NETWORKS, config.eval.network, here, place_to_look(uri))
     return DONE
 
 

@@ -146,7 +146,7 @@ def show_check(steps: Iterable[tuple[int, int]]) -> None:
             bar.update(task, completed=done, total=total)
 
 
-def show_result(metrics: Mapping[str, float], networks: Iterable[str], chosen: str, folder: str) -> None:
+def show_result(metrics: Mapping[str, float], networks: Iterable[str], chosen: str, folder: str, look: str) -> None:
     """The tables that a training ends with.
 
     Args:
@@ -168,7 +168,7 @@ def show_result(metrics: Mapping[str, float], networks: Iterable[str], chosen: s
         both.add_row(name, *(format_metric(metrics[f"test/{which}_{name}_miou"]) for which in ("best", "final")))
     out.print(both)
     out.print(f"cost: {format_cost(metrics)}")
-    out.print(f"weights and splits: {folder}; curves and pictures: python -m harness.ui", markup=False)
+    out.print(f"weights and splits: {folder}; curves and pictures: {look}", markup=False)
 
 
 def say(line: str) -> None:

@@ -1,6 +1,7 @@
 """The options that training and searching share."""
 
 import re
+import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -22,6 +23,13 @@ def sqlite_uri(path: Path) -> str:
     escaped = str(path).replace("%", "%25").replace("?", "%3F")  # SQLAlchemy reads a URL, where they mean something
     # with sqlite:/// alone MLflow would also make the folder that has the escaped name
     return f"{'sqlite' if escaped == str(path) else 'sqlite+pysqlite'}:///{escaped}"
+
+
+def place_to_look(uri: str) -> str:
+    """Where a person sees the runs of an MLflow store: its server, or the command that starts one."""
+    if uri.startswith("http"):
+        return uri
+    return "python -m harness.ui" + ("" if uri == default_uri() else f" --tracking-uri {shlex.quote(uri)}")
 
 
 @dataclass(frozen=True, kw_only=True)

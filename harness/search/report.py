@@ -10,6 +10,7 @@ from plotly.graph_objects import Figure
 from harness import run_dir
 from harness.atomic import write_text
 from harness.cli.display import format_cost, format_metric, format_value, out, warn
+from harness.cli.options import place_to_look
 from harness.config.search import SearchConfig
 from harness.config.train import TrainConfig, override, to_yaml
 from harness.errors import RunFailed
@@ -149,7 +150,7 @@ class Report:
             home = run_dir.display_path(winner.folder)
             out.print(f"label with it:  python -m harness.predict --checkpoint {home} --images DIR", markup=False)
         report = run_dir.display_path(self.folder / "report.html")
-        out.print(f"look at it all: {report}, or python -m harness.ui", markup=False)
+        out.print(f"look at it all: {report}, or {place_to_look(self.parent.uri)}", markup=False)
 
     def show_page(self, page: Page, curves: Mapping[str, Figure]) -> None:
         """Beside the run in MLflow, and as its description."""
