@@ -31,6 +31,7 @@ ONE_AXIS = "space: {ssl.tau: {low: 0.3, high: 0.99}}"
         (("--space=none.yaml",), ("--space", "none.yaml")),
         ((f"--space={SPACE}", "--trials=0"), ("--trials", "trials >= 1", "0")),
         ((f"--space={SPACE}", "--train.ssl.tau=2"), ("train.ssl.tau", "0 <= tau <= 1", "2")),
+        ((f"--space={SPACE}", "--train.ssl.tau=0.5"), ("--train.ssl.tau", "space.ssl.tau", "tau_ema.yaml")),
         ((f"--space={SPACE}", "--train.stepz=2"), ("train.stepz", "nearest key: train.steps")),
         ((f"--space={SPACE}", "--train.data.labelled=999"), ("data.labelled", "999")),
         ((f"--space={SPACE}", "--gpus-per-trial=1.5"), ("--gpus-per-trial", "1.5")),

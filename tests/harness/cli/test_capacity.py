@@ -63,6 +63,18 @@ def test_what_cannot_be_is_refused(
         team(monkeypatch, there, *words)
 
 
+def test_more_workers_than_this_machine_has_cpus_get_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(capacity, "available", lambda address, needs: ({"CPU": 2}, "this machine"))
+    for workers, words in ((2, ""), (3, "3 workers share 2 CPUs")):
+        parsed = build_parser().read([f"--workers={workers}"])
+        found = find_team(train_config(parsed.as_dict()), CommonOptions.of(parsed), ())
+        err = capsys.readouterr().err
+        assert found.most == workers
+        assert words in err if words else not err
+
+
 def test_a_stored_configuration_is_elastic_as_well(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("workers: 4\nmin_workers: 2\n")
     config = train_config(build_parser().read([f"--config={tmp_path}/config.yaml"]).as_dict())

@@ -10,7 +10,7 @@ from sqlalchemy.engine import make_url
 from torchvision.io import write_png
 
 from harness import predict, train
-from harness.cli.options import CommonOptions, default_uri, sqlite_uri
+from harness.cli.options import CommonOptions, default_uri, place_to_look, sqlite_uri
 from harness.tracking.names import TRIAL
 from harness.tracking.store import sqlite_file
 from tests.commands import TINY, TINY_TRAIN, call, run
@@ -33,6 +33,13 @@ def logged() -> dict[str, str]:
     client = MlflowClient()  # as `mlflow ui` finds it
     runs = client.search_runs([item.experiment_id for item in client.search_experiments()])
     return {one.data.tags.get(TRIAL, one.info.run_name): one.info.run_id for one in runs}
+
+
+def test_where_to_look_follows_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert place_to_look(default_uri()) == "python -m harness.ui"
+    assert place_to_look("sqlite:////a b/x.db") == "python -m harness.ui --tracking-uri 'sqlite:////a b/x.db'"
+    assert place_to_look("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
 
 
 @pytest.mark.parametrize("name", ["plain", "with blanks", "50%", "50%25", "a?b=c&d", "#1", "grün", ODD])

@@ -61,6 +61,8 @@ def test_print_config_of_a_recipe_by_its_name_is_that_by_its_path_and_imports_no
     [
         ("train", ["--ssl.tau=2"], "ssl.tau: `0 <= tau <= 1`"),
         ("train", ["--steps=many"], "many"),
+        ("train", ["--workers", "2:"], "--workers: must be N or MIN:MAX, but got '2:'"),
+        ("train", ["--storage-path="], "--storage-path: must name a folder"),
         ("train", ["--config=nowhere.yaml"], "nowhere.yaml"),
         ("train", ["--resume", "--storage-path=nowhere"], "unfinished train run"),
         ("tune", [], "--space"),
