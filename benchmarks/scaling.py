@@ -90,10 +90,10 @@ def told(values: Sequence[float]) -> str:
 # -- where a training stands still ------------------------------------------------------------------------------------
 
 
-def stall_by(part: type, method: str, config: TrainConfig) -> float:
-    """For how long a training stands still in a method, at the default intervals, as a share of its steps' time."""
+def stall_by(method: str, config: TrainConfig) -> float:
+    """For how long a training stands still in a method of `Trainer`, as a share of its steps' time."""
     held = 0.0
-    original = getattr(part, method)
+    original = getattr(Trainer, method)
 
     def timed(*given: object) -> None:
         nonlocal held
@@ -101,7 +101,7 @@ def stall_by(part: type, method: str, config: TrainConfig) -> float:
         original(*given)
         held += time.perf_counter() - began
 
-    setattr(part, method, timed)
+    setattr(Trainer, method, timed)
     try:
         with tempfile.TemporaryDirectory() as home:
             steps = 4 * config.eval_every
@@ -111,7 +111,7 @@ def stall_by(part: type, method: str, config: TrainConfig) -> float:
             train(job, LocalContext(torch.device("cpu"), lambda _: None))
             return held / (steps * IMAGES / statistics.median(images_per_second(job)))
     finally:
-        setattr(part, method, original)
+        setattr(Trainer, method, original)
 
 
 # -- many workers -----------------------------------------------------------------------------------------------------
@@ -226,12 +226,9 @@ def main() -> None:
             step = 1000 * IMAGES * statistics.median(seconds)
             out.print(f"images a second of two workers / of one, {name}: {told(found)}; {step:.0f} ms a step of one")
     often = override(large, {"eval_every": 10})
-    for what, part, method, slow in (
-        ("checkpoints", Trainer, "save", often),
-        ("validation", Trainer, "validate", large),
-    ):
+    for what, method, slow in (("checkpoints", "save", often), ("validation", "validate", large)):
         for name, config in (("default network", base), ("large network", slow)) if what in wanted else ():
-            found = [100 * stall_by(part, method, config) for _ in range(rounds)]
+            found = [100 * stall_by(method, config) for _ in range(rounds)]
             out.print(f"stall by {what}, {name}: {told(found)} % of the steps' time")
     if "simulation" in wanted:
         simulate()
