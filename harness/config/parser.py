@@ -158,11 +158,12 @@ def with_ranges(words: Sequence[str]) -> list[str]:
     for word in words:
         flag = f"{found.pop()}=" if found and found[-1] in RANGES else ""
         text = f"{flag}{word}"
+        name, _, value = text.partition("=")
         parts = re.fullmatch(r"(--\w+)=(\d+):(\d+)", text)
         if parts and parts[1] in RANGES:
             found += [f"{parts[1]}={parts[3]}", f"--min_workers={parts[2]}"]
-        elif text.partition("=")[0] in RANGES and ":" in text:
-            raise UserError(f"{text.partition('=')[0]}: must be N or MIN:MAX, but got {text.partition('=')[2]!r}.")
+        elif name in RANGES and ":" in value:
+            raise UserError(f"{name}: must be N or MIN:MAX, but got {value!r}.")
         else:
             found += [flag[:-1], word] if flag else [word]
     return found
