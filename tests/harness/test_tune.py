@@ -158,7 +158,7 @@ def test_a_study_ends_with_a_confirmed_configuration_and_true_mlflow_states(tmp_
         assert roles == used | ({"test"} if phase in ("confirm", "") else set())
         assert item is parent or "harness.device" in item.data.tags
     total = sum(item.data.metrics["cost/core_hours"] for item in children)
-    assert parent.data.metrics["cost/core_hours"] == pytest.approx(total, rel=0.3)
+    assert total <= parent.data.metrics["cost/core_hours"] <= 2 * total, "its trials, with how they begin and end"
     assert re.search(r"^cost: \S+ core-hours$", result.out, re.MULTILINE)
     files = artifacts(tmp_path, parent.info.run_id)
     assert {"best.yaml", "trials.csv", "confirm.csv", "space.yaml", "optuna.db", "plots.html"} <= files
