@@ -89,20 +89,28 @@ def jitter_matrix(
 
 def gaussian_blur(image_BCHW: Tensor, sigma_max: float, probability: float, generator: BatchGenerator) -> Tensor:
     """Blur each image with its own sigma, U(0.15, sigma_max) pixels: two passes, edges mirrored; of any size."""
-    batch, channels, height, width = image_BCHW.shape
-    device = image_BCHW.device
-    draw_B, coin_B = generator.rand(2, batch, 1, batch_dim=1)
+    draw_B, coin_B = generator.rand(2, len(image_BCHW), 1, batch_dim=1)
     sigma_B1 = BLUR_SIGMA_MIN + (sigma_max - BLUR_SIGMA_MIN) * draw_B
     radius = max(BLUR_RADIUS_MIN, math.ceil(BLUR_SIGMAS * sigma_max))
-    taps_T = torch.arange(-radius, radius + 1, device=device)
+    taps_T = torch.arange(-radius, radius + 1, device=image_BCHW.device)
     kernel_BT = torch.exp(-(taps_T**2) / (2 * sigma_B1**2))
     kernel_BT = torch.where(coin_B < probability, kernel_BT, (taps_T == 0).float())
     kernel_BT = kernel_BT / kernel_BT.sum(1, keepdim=True)
-    kernel_GT = kernel_BT.repeat_interleave(channels, 0).view(batch * channels, 1, -1)
-    flat = image_BCHW.reshape(1, batch * channels, height, width)
-    flat = F.conv2d(pad_mirrored(flat, 3, radius), kernel_GT.unsqueeze(2), groups=batch * channels)
-    flat = F.conv2d(pad_mirrored(flat, 2, radius), kernel_GT.unsqueeze(3), groups=batch * channels)
-    return flat.view(image_BCHW.shape)
+    return correlate(correlate(image_BCHW, kernel_BT, 3), kernel_BT, 2)
+
+
+def correlate(image_BCHW: Tensor, kernel_BT: Tensor, dim: int) -> Tensor:
+    """Each image with its own kernel of T taps, an odd number, along H (2) or W (3); edges mirrored.
+
+    One addition a tap: on a CPU 2 to 6 times as fast as a grouped convolution, which computes the same.
+    """
+    length, taps = image_BCHW.shape[dim], kernel_BT.shape[1]
+    padded = pad_mirrored(image_BCHW, dim, taps // 2)
+    first, *others = kernel_BT.view(-1, taps, 1, 1, 1).unbind(1)
+    total = padded.narrow(dim, 0, length) * first
+    for place, weight in enumerate(others, 1):
+        total.addcmul_(padded.narrow(dim, place, length), weight)
+    return total
 
 
 def pad_mirrored(image_BCHW: Tensor, dim: int, pad: int) -> Tensor:
