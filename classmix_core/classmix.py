@@ -46,7 +46,7 @@ class Mixed(NamedTuple):
     image_UCHW: Tensor
     """The mix, jittered and blurred, float 0..1."""
     pseudo_label_UHW: Tensor
-    """int64, 0..K-1 or IGNORE_INDEX."""
+    """uint8, 0..K-1 or IGNORE_INDEX."""
     confidence_UHW: Tensor
     """float32 0..1, the teacher's probability of the pseudo-label."""
 
@@ -93,10 +93,15 @@ class StepResult(NamedTuple):
 
 @torch.no_grad()
 def pseudo_label(teacher: nn.Module, image_UCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """The teacher's label (int64) and its probability (float32), both (U, H, W), of float images in 0..1."""
+    """The teacher's label (uint8, the first of equals) and its probability (float32), both (U, H, W), of float images
+    in 0..1. Its logits are overwritten: at 512 x 1024 that takes a third of the time."""
     logits_UKHW = teacher(image_UCHW).float()
-    top_UHW, label_UHW = logits_UKHW.max(1)
-    return label_UHW, (top_UHW - logits_UKHW.logsumexp(1)).exp()
+    classes = logits_UKHW.shape[1]
+    top_U1HW = logits_UKHW.amax(1, keepdim=True)
+    countdown_K11 = torch.arange(classes, 0, -1, dtype=torch.uint8, device=image_UCHW.device).view(-1, 1, 1)
+    first_UHW = (logits_UKHW == top_U1HW).view(torch.uint8).mul_(countdown_K11).amax(1)
+    label_UHW = classes - first_UHW.clamp_(min=1)  # without it NaN would be class K
+    return label_UHW, logits_UKHW.sub_(top_U1HW).exp_().sum(1).reciprocal_()
 
 
 @torch.no_grad()

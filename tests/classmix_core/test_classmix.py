@@ -109,7 +109,7 @@ def test_pseudo_label_is_the_teachers_argmax_and_its_softmax_probability() -> No
     teacher, image = pixel_network(), to_float(make_batch().image_UCHW)
     label_UHW, confidence_UHW = pseudo_label(teacher, image)
     probability_UKHW = teacher(image).softmax(1)
-    assert label_UHW.dtype == torch.int64
+    assert label_UHW.dtype == torch.uint8
     assert confidence_UHW.dtype == torch.float32
     assert torch.equal(label_UHW, probability_UKHW.argmax(1))
     torch.testing.assert_close(confidence_UHW, probability_UKHW.amax(1))
