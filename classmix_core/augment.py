@@ -18,7 +18,19 @@ from classmix_core.mixing import paste
 
 LUMA = (0.299, 0.587, 0.114)
 RGB_TO_YIQ = (LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
-YIQ_TO_RGB = tuple(map(tuple, torch.tensor(RGB_TO_YIQ, dtype=torch.float64).inverse().tolist()))
+
+
+def colour_parts() -> tuple[tuple[float, ...], ...]:
+    """Three matrices, RGB to RGB, each as 9 numbers: what keeps the luma Y alone, what keeps I and Q alone, and what
+    turns I and Q by a quarter. A turn by any angle with a change of saturation is a sum of them."""
+    to_yiq_33 = torch.tensor(RGB_TO_YIQ, dtype=torch.float64)
+    luma, chroma = ((1, 0, 0), (0, 0, 0), (0, 0, 0)), ((0, 0, 0), (0, 1, 0), (0, 0, 1))
+    quarter = ((0, 0, 0), (0, 0, -1), (0, 1, 0))
+    parts_333 = to_yiq_33.inverse() @ torch.tensor((luma, chroma, quarter), dtype=torch.float64) @ to_yiq_33
+    return tuple(map(tuple, parts_333.view(3, 9).tolist()))
+
+
+COLOUR = colour_parts()
 
 BLUR_RADIUS_MIN = 4
 """Pixels each side of the narrowest kernel, of 9 taps."""
@@ -70,21 +82,12 @@ def jitter_matrix(
         brightness_B, contrast_B, saturation_B: factors, 1 leaves as is.
         hue_B: 1 plus the turn in full circles.
     """
-    device = mean_BC.device
-    luma_3, to_yiq_33, to_rgb_33 = (constant(values, device) for values in (LUMA, RGB_TO_YIQ, YIQ_TO_RGB))
-    eye_33 = torch.eye(3, device=device)
-    gray_33 = luma_3.expand(3, 3)  # every row gives the luma
-    saturate_B33 = saturation_B.view(-1, 1, 1) * (eye_33 - gray_33) + gray_33
+    luma_3, mixture_39 = (constant(values, mean_BC.device) for values in (LUMA, COLOUR))
     angle_B = 2 * torch.pi * (hue_B - 1)
-    sin_B, cos_B = angle_B.sin(), angle_B.cos()
-    zero_B, one_B = torch.zeros_like(angle_B), torch.ones_like(angle_B)
-    turn = (one_B, zero_B, zero_B, zero_B, cos_B, -sin_B, zero_B, sin_B, cos_B)
-    turn_B33 = to_rgb_33 @ torch.stack(turn, 1).view(-1, 3, 3) @ to_yiq_33
-    colour_B33 = turn_B33 @ saturate_B33
-    contrast_B11, brightness_B11 = contrast_B.view(-1, 1, 1), brightness_B.view(-1, 1, 1)
-    mean_luma_B11 = brightness_B11 * (mean_BC @ luma_3).view(-1, 1, 1)
-    offset_B31 = colour_B33 @ ((1 - contrast_B11) * mean_luma_B11).expand(-1, 3, 1)
-    return colour_B33 * (contrast_B11 * brightness_B11), offset_B31
+    parts_B3 = torch.stack((torch.ones_like(hue_B), saturation_B * angle_B.cos(), saturation_B * angle_B.sin()), 1)
+    scale_B11 = (contrast_B * brightness_B).view(-1, 1, 1)
+    offset_B = (1 - contrast_B) * brightness_B * (mean_BC @ luma_3)  # grey, which saturation and hue leave as it is
+    return (parts_B3 @ mixture_39).view(-1, 3, 3) * scale_B11, offset_B.view(-1, 1, 1).expand(-1, 3, 1)
 
 
 def gaussian_blur(image_BCHW: Tensor, sigma_max: float, probability: float, generator: BatchGenerator) -> Tensor:
