@@ -15,7 +15,7 @@ from classmix_core.batch_generator import BatchGenerator
 from classmix_core.config import ClassMixConfig
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.ema import update_teacher_, warmed_up_decay
-from classmix_core.losses import consistency_loss, consistency_weight, labelled_loss, sigmoid_ramp
+from classmix_core.losses import consistency_loss, consistency_weight, labelled_loss, pixel_loss, sigmoid_ramp
 from classmix_core.mixing import paste, sample_mask
 from classmix_core.workers import Awaited, already, next_of_batch
 
@@ -89,6 +89,10 @@ class StepResult(NamedTuple):
     loss_unlabelled: Tensor
     lambda_: Tensor
     """Mean weight of the valid pixels of the mixed images."""
+
+
+def joined(labelled: Tensor, unlabelled: Tensor | None) -> Tensor:
+    return labelled if unlabelled is None else torch.cat((labelled, unlabelled))
 
 
 @torch.no_grad()
@@ -285,17 +289,17 @@ class ClassMix:
         """The losses of a piece, which add up to those of the batch. Labelled and mixed images go through the student
         in one pass (one batch norm)."""
         image_LCHW, label_LHW, image_UCHW, pseudo_label_UHW, confident_UHW = targets
-        images = image_LCHW if image_UCHW is None else torch.cat((image_LCHW, image_UCHW))
         with self.autocast():
-            logits_BKHW = self.student(images)
+            logits_BKHW = self.student(joined(image_LCHW, image_UCHW))
+        loss_BHW = pixel_loss(logits_BKHW, joined(label_LHW, pseudo_label_UHW))
         valid_labelled, valid_mixed, confident = counts.wait().unbind()
-        labelled = labelled_loss(logits_BKHW[: len(image_LCHW)], label_LHW, valid_labelled)
+        labelled = labelled_loss(loss_BHW[: len(label_LHW)], valid_labelled)
         if pseudo_label_UHW is None or confident_UHW is None:
             zero = torch.zeros_like(labelled)
             return StepResult(labelled, labelled, zero, zero)
         valid_UHW = pseudo_label_UHW != IGNORE_INDEX
         share = confident / valid_mixed.clamp(min=1)
         lambda_ = consistency_weight(self.config.weight, confident_UHW, valid_UHW, share, counts.ramp)
-        unlabelled = consistency_loss(logits_BKHW[len(image_LCHW) :], pseudo_label_UHW, lambda_, valid_mixed)
+        unlabelled = consistency_loss(loss_BHW[len(label_LHW) :], lambda_, valid_mixed)
         loss = labelled + self.config.unlabelled_weight * unlabelled
         return StepResult(loss, labelled, unlabelled, (lambda_ * valid_UHW).sum() / valid_mixed.clamp(min=1))

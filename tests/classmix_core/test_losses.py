@@ -9,6 +9,7 @@ from itertools import product
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy as cross_entropy_of_torch
 
 from classmix_core.config import WEIGHTS
 from classmix_core.constants import IGNORE_INDEX
@@ -74,12 +75,33 @@ def test_pixel_loss_is_the_cross_entropy_of_each_pixel_and_0_where_ignored(logit
         assert float(loss[place]) == pytest.approx(cross_entropy(logits, label, *place), rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])
+def test_pixel_loss_and_its_gradient_are_those_of_torch(logits: Tensor, label: Tensor, scale: float) -> None:
+    logits = (logits.detach() * scale).requires_grad_()
+    theirs = logits.detach().clone().requires_grad_()
+    weight = torch.rand(B, H, W, generator=torch.Generator().manual_seed(5))
+    loss = pixel_loss(logits, label)
+    expected = cross_entropy_of_torch(theirs, label, ignore_index=IGNORE_INDEX, reduction="none")
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    (weight * loss).sum().backward()
+    (weight * expected).sum().backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, theirs.grad, rtol=0, atol=3e-7)
+
+
+def test_the_gradient_of_pixel_loss_is_taken_once(logits: Tensor, label: Tensor) -> None:
+    loss = pixel_loss(logits, label).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
 def test_labelled_loss_is_the_mean_over_the_pixels_that_are_not_ignored(
     logits: Tensor, label: Tensor, dtype: torch.dtype
 ) -> None:
     counted = [cross_entropy(logits, label, *place) for place in PIXELS if label[place] != IGNORE_INDEX]
-    loss = labelled_loss(logits, label.to(dtype), (label != IGNORE_INDEX).sum())
+    loss = labelled_loss(pixel_loss(logits, label.to(dtype)), (label != IGNORE_INDEX).sum())
     assert loss.item() == pytest.approx(sum(counted) / len(counted), rel=1e-5)
 
 
@@ -89,14 +111,14 @@ def test_one_pixel_among_several_workers_counts_in_full(logits: Tensor) -> None:
     label[0, 0, 0] = 1
     expected = -logits[0, :, 0, 0].log_softmax(0)[1]
     for worker_loss in (
-        labelled_loss(logits, label, torch.tensor(0.5)),
-        consistency_loss(logits, label, torch.ones(()), torch.tensor(0.5)),
+        labelled_loss(pixel_loss(logits, label), torch.tensor(0.5)),
+        consistency_loss(pixel_loss(logits, label), torch.ones(()), torch.tensor(0.5)),
     ):
         torch.testing.assert_close(worker_loss / 2, expected)
 
 
 def test_an_ignored_pixel_moves_no_logit(logits: Tensor, label: Tensor) -> None:
-    labelled_loss(logits, label, (label != IGNORE_INDEX).sum()).backward()
+    labelled_loss(pixel_loss(logits, label), (label != IGNORE_INDEX).sum()).backward()
     assert logits.grad is not None
     moved = logits.grad.abs().sum(1) > 0
     assert torch.equal(moved, label != IGNORE_INDEX)
@@ -104,8 +126,9 @@ def test_an_ignored_pixel_moves_no_logit(logits: Tensor, label: Tensor) -> None:
 
 def test_a_batch_without_any_label_has_loss_0_and_a_finite_gradient(logits: Tensor, label: Tensor) -> None:
     nothing = torch.full_like(label, IGNORE_INDEX)
-    loss = labelled_loss(logits, nothing, torch.zeros(())) + consistency_loss(
-        logits, nothing, weight_of("image", torch.zeros(B, H, W, dtype=torch.bool), nothing), torch.zeros(())
+    pixels = pixel_loss(logits, nothing)
+    loss = labelled_loss(pixels, torch.zeros(())) + consistency_loss(
+        pixels, weight_of("image", torch.zeros(B, H, W, dtype=torch.bool), nothing), torch.zeros(())
     )
     loss.backward()
     assert loss == 0
@@ -132,7 +155,7 @@ def test_consistency_loss_is_the_mean_of_lambda_times_cross_entropy(
         for place in PIXELS
         if label[place] != IGNORE_INDEX
     ]
-    loss = consistency_loss(logits, label, weight_of(kind, confident, label), (label != IGNORE_INDEX).sum())
+    loss = consistency_loss(pixel_loss(logits, label), weight_of(kind, confident, label), (label != IGNORE_INDEX).sum())
     assert loss.item() == pytest.approx(sum(counted) / len(counted), rel=1e-5)
 
 
