@@ -52,8 +52,8 @@ def to_float(image_BCHW: Tensor) -> Tensor:
 
 def flip(image_BCHW: Tensor, label_BHW: Tensor, generator: BatchGenerator) -> tuple[Tensor, Tensor]:
     """Mirror each image and its labels left to right with probability 1/2."""
-    flip_B11 = generator.rand(len(image_BCHW), 1, 1) < 0.5
-    return paste(image_BCHW.flip(-1), image_BCHW, flip_B11), paste(label_BHW.flip(-1), label_BHW, flip_B11)
+    flip_B = generator.rand(len(image_BCHW)) < 0.5
+    return paste(image_BCHW.flip(-1), image_BCHW, flip_B), paste(label_BHW.flip(-1), label_BHW, flip_B)
 
 
 def color_jitter(image_BCHW: Tensor, strength: float, probability: float, generator: BatchGenerator) -> Tensor:

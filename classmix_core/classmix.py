@@ -13,10 +13,17 @@ from torch import Tensor, nn
 from classmix_core.augment import color_jitter, flip, gaussian_blur, to_float
 from classmix_core.batch_generator import BatchGenerator
 from classmix_core.config import ClassMixConfig
-from classmix_core.constants import IGNORE_INDEX
-from classmix_core.ema import update_teacher_, warmed_up_decay
-from classmix_core.losses import consistency_loss, consistency_weight, labelled_loss, pixel_loss, sigmoid_ramp
+from classmix_core.ema import MovingAverage, warmed_up_decay
+from classmix_core.losses import (
+    consistency_loss,
+    consistency_weight,
+    is_valid,
+    labelled_loss,
+    pixel_loss,
+    sigmoid_ramp,
+)
 from classmix_core.mixing import paste, sample_mask
+from classmix_core.pseudo_label import pseudo_label
 from classmix_core.workers import Awaited, already, next_of_batch
 
 
@@ -96,19 +103,6 @@ def joined(labelled: Tensor, unlabelled: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def pseudo_label(teacher: nn.Module, image_UCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """The teacher's label (uint8, the first of equals) and its probability (float32), both (U, H, W), of float images
-    in 0..1. Its logits are overwritten: at 512 x 1024 that takes a third of the time."""
-    logits_UKHW = teacher(image_UCHW).float()
-    classes = logits_UKHW.shape[1]
-    top_U1HW = logits_UKHW.amax(1, keepdim=True)
-    countdown_K11 = torch.arange(classes, 0, -1, dtype=torch.uint8, device=image_UCHW.device).view(-1, 1, 1)
-    first_UHW = (logits_UKHW == top_U1HW).view(torch.uint8).mul_(countdown_K11).amax(1)
-    label_UHW = classes - first_UHW.clamp_(min=1)  # without it NaN would be class K
-    return label_UHW, logits_UKHW.sub_(top_U1HW).exp_().sum(1).reciprocal_()
-
-
-@torch.no_grad()
 def mix_unlabelled(
     teacher: nn.Module,
     image_UCHW: Tensor,
@@ -124,14 +118,14 @@ def mix_unlabelled(
 
     Args:
         image_UCHW: float 0..1.
-        padding_UHW: integer, IGNORE_INDEX where the image is padding.
+        padding_UHW: uint8, IGNORE_INDEX where the image is padding, else 0.
         pieces: the teacher labels so many equal pieces one after the other.
         from_next_worker: begins to fetch the tensor that the next worker passes; by default there is one worker.
     """
     next_image = from_next_worker(image_UCHW[:1])  # on its way while the teacher labels
     labelled = [pseudo_label(teacher, piece) for piece in image_UCHW.chunk(pieces)]
     label_UHW, confidence_UHW = labelled[0] if pieces == 1 else map(torch.cat, zip(*labelled, strict=True))
-    label_UHW = label_UHW.masked_fill(padding_UHW == IGNORE_INDEX, IGNORE_INDEX)
+    label_UHW = torch.maximum(label_UHW, padding_UHW)
     next_label = from_next_worker(torch.stack((label_UHW[:1].float(), confidence_UHW[:1])))
     mask_UHW = sample_mask(config.mix, label_UHW, num_classes, generator)
     target_UCHW = next_of_batch(image_UCHW, next_image())
@@ -157,10 +151,9 @@ def weak_augment(
 ) -> tuple[Tensor, Tensor]:
     """uint8 images to float 0..1, flipped together with their labels. (The random zoom and crop come earlier, when
     an image is loaded.)"""
-    image_BCHW = to_float(image_BCHW)
     if flips:
         image_BCHW, label_BHW = flip(image_BCHW, label_BHW, generator)
-    return image_BCHW, label_BHW
+    return to_float(image_BCHW), label_BHW
 
 
 class ClassMix:
@@ -204,6 +197,7 @@ class ClassMix:
         self.num_classes, self.config, self.steps, self.generator = num_classes, config, steps, generator
         self.flips, self.precision, self.accumulate = flips, precision, accumulate
         self.mean_later, self.from_next_worker = mean_later, from_next_worker
+        self.average = MovingAverage(teacher, student)
         self.train_mode()
 
     def train_mode(self) -> None:
@@ -251,7 +245,7 @@ class ClassMix:
         self.optimizer.step()
         self.schedule.step()
         decay = warmed_up_decay(index, self.config.ema_decay)
-        update_teacher_(self.teacher, self.student, decay, average_buffers=not own_batch_statistics)
+        self.average.update_(decay, average_buffers=not own_batch_statistics)
         return result
 
     def backward(self, targets: Targets, counts: PixelCounts) -> StepResult:
@@ -270,7 +264,7 @@ class ClassMix:
         return student.no_sync() if isinstance(student, nn.parallel.DistributedDataParallel) else nullcontext()
 
     def supervised_targets(self, image_LCHW: Tensor, label_LHW: Tensor) -> tuple[Targets, PixelCounts]:
-        labelled = (label_LHW != IGNORE_INDEX).sum().float()
+        labelled = is_valid(label_LHW).sum().float()
         none = torch.zeros_like(labelled)
         return Targets(image_LCHW, label_LHW), PixelCounts(self.mean_later(torch.stack((labelled, none, none))))
 
@@ -278,9 +272,9 @@ class ClassMix:
         self, image_LCHW: Tensor, label_LHW: Tensor, mixed: Mixed, index: int
     ) -> tuple[Targets, PixelCounts]:
         """Step 4 of algorithm 1 up to what looks at all of the batch."""
-        valid_UHW = mixed.pseudo_label_UHW != IGNORE_INDEX
+        valid_UHW = is_valid(mixed.pseudo_label_UHW)
         confident_UHW = (mixed.confidence_UHW >= self.config.tau) & valid_UHW
-        counts = torch.stack(((label_LHW != IGNORE_INDEX).sum(), valid_UHW.sum(), confident_UHW.sum())).float()
+        counts = torch.stack((is_valid(label_LHW).sum(), valid_UHW.sum(), confident_UHW.sum())).float()
         ramp = sigmoid_ramp(index / (self.config.ramp_fraction * self.steps))
         targets = Targets(image_LCHW, label_LHW, mixed.image_UCHW, mixed.pseudo_label_UHW, confident_UHW)
         return targets, PixelCounts(self.mean_later(counts), ramp)
@@ -297,7 +291,7 @@ class ClassMix:
         if pseudo_label_UHW is None or confident_UHW is None:
             zero = torch.zeros_like(labelled)
             return StepResult(labelled, labelled, zero, zero)
-        valid_UHW = pseudo_label_UHW != IGNORE_INDEX
+        valid_UHW = is_valid(pseudo_label_UHW)
         share = confident / valid_mixed.clamp(min=1)
         lambda_ = consistency_weight(self.config.weight, confident_UHW, valid_UHW, share, counts.ramp)
         unlabelled = consistency_loss(loss_BHW[len(label_LHW) :], lambda_, valid_mixed)

@@ -1,6 +1,7 @@
 """The teacher: an exponential moving average of the student (Mean Teacher; ClassMix, section 3.2)."""
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -24,21 +25,40 @@ def warmed_up_decay(step: int, decay: float) -> float:
     return min(1 - 1 / (step + 1), decay)
 
 
-@torch.no_grad()
-def update_teacher_(teacher: nn.Module, student: nn.Module, decay: float, average_buffers: bool) -> None:
-    """teacher = decay * teacher + (1 - decay) * student, all parameters in a few fused calls, without a host sync.
+class MovingAverage:
+    """Keeps a teacher the average of its student: all tensors in a few fused calls, without a host sync.
 
-    (torch's AveragedModel has the same arithmetic, but reads a counter from the device at every update.)
+    (torch's AveragedModel has the same arithmetic, but reads a counter from the device at every update, and looks for
+    the tensors anew, which takes longer than the update.)
 
     Args:
-        average_buffers: treat `running_statistics` like parameters. Leave it off when the teacher's own forward passes
-            keep them.
+        teacher, student: of one architecture, on their device; their tensors stay what they are, only values change.
+
+    Raises:
+        ValueError: the two have different numbers of tensors.
     """
-    pairs: list[tuple[Tensor, Tensor]] = list(zip(teacher.parameters(), student.parameters(), strict=True))
-    if average_buffers:
-        pairs += zip(running_statistics(teacher), running_statistics(student), strict=True)
-    averages, values = ([pair[side].detach() for pair in pairs] for side in (0, 1))
-    get_ema_multi_avg_fn(decay)(averages, values, None)
+
+    def __init__(self, teacher: nn.Module, student: nn.Module) -> None:
+        self.parameters = detached(teacher.parameters(), student.parameters())
+        self.buffers = detached(running_statistics(teacher), running_statistics(student))
+
+    @torch.no_grad()
+    def update_(self, decay: float, average_buffers: bool) -> None:
+        """teacher = decay * teacher + (1 - decay) * student.
+
+        Args:
+            average_buffers: treat `running_statistics` like parameters. Leave it off when the teacher's own forward
+                passes keep them.
+        """
+        average = get_ema_multi_avg_fn(decay)
+        for averages, values in (self.parameters, self.buffers) if average_buffers else (self.parameters,):
+            if averages:
+                average(averages, values, None)
+
+
+def detached(averages: Iterable[Tensor], values: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    pairs = [(average.detach(), value.detach()) for average, value in zip(averages, values, strict=True)]
+    return [average for average, _ in pairs], [value for _, value in pairs]
 
 
 def running_statistics(network: nn.Module) -> list[Tensor]:

@@ -17,29 +17,33 @@ SOME = 1e-6
 """Of a mean number of pixels; what is divided by it is 0 where there are none."""
 
 
+def is_valid(label: Tensor) -> Tensor:
+    """bool, where an integer label is not IGNORE_INDEX. (A CPU compares one by one, and does sums 10 times as fast.)"""
+    return (IGNORE_INDEX - label).clamp_(max=1).to(torch.uint8).view(torch.bool)
+
+
 class PixelCrossEntropy(torch.autograd.Function):
-    """`pixel_loss` of float32 logits. Its one map of all classes, the softmax, becomes the gradient in place, where
-    torch's cross-entropy fills three: at 512 x 1024 on a CPU that takes a little more than half of the time. Gradients
-    differ by rounding, less than 3e-7 of the largest."""
+    """`pixel_loss` of float32 logits. Its one map of all classes, the odds against the likeliest, becomes the gradient
+    in place, where torch's cross-entropy fills three: on a CPU that takes half of the time. Gradients differ by
+    rounding, less than 3e-7 of the largest."""
 
     @staticmethod
     def forward(ctx: Any, logits_BKHW: Tensor, label_BHW: Tensor) -> Tensor:
-        probability_BKHW = logits_BKHW.softmax(1)
-        valid_B1HW = (label_BHW != IGNORE_INDEX).unsqueeze(1)
-        index_B1HW = (label_BHW.unsqueeze(1) * valid_B1HW).long()
-        # of the label's probability itself, which may be 0, there is no logarithm; of the largest there always is
-        log_top_B1HW = probability_BKHW.amax(1, keepdim=True).log_()
-        loss_B1HW = logits_BKHW.amax(1, keepdim=True).sub_(logits_BKHW.gather(1, index_B1HW)).sub_(log_top_B1HW)
-        loss_B1HW.masked_fill_(~valid_B1HW, 0)
-        ctx.save_for_backward(probability_BKHW, index_B1HW, valid_B1HW)
-        return loss_B1HW.squeeze(1)
+        top_B1HW = logits_BKHW.amax(1, keepdim=True)
+        odds_BKHW = (logits_BKHW - top_B1HW).exp_()
+        total_B1HW = odds_BKHW.sum(1, keepdim=True)
+        index_B1HW = label_BHW.unsqueeze(1).clamp(max=logits_BKHW.shape[1] - 1).long()
+        valid_B1HW = is_valid(label_BHW.unsqueeze(1)).float()
+        ctx.save_for_backward(odds_BKHW, index_B1HW, valid_B1HW, valid_B1HW / total_B1HW)
+        return (top_B1HW.sub_(logits_BKHW.gather(1, index_B1HW)).add_(total_B1HW.log_()).mul_(valid_B1HW)).squeeze(1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BHW: Tensor) -> tuple[Tensor, None]:
-        probability_BKHW, index_B1HW, valid_B1HW = ctx.saved_tensors
-        weight_B1HW = gradient_BHW.unsqueeze(1) * valid_B1HW
-        return probability_BKHW.mul_(weight_B1HW).scatter_add_(1, index_B1HW, -weight_B1HW), None
+        odds_BKHW, index_B1HW, valid_B1HW, valid_over_total_B1HW = ctx.saved_tensors
+        gradient_B1HW = gradient_BHW.unsqueeze(1)
+        gradient_BKHW = odds_BKHW.mul_(gradient_B1HW * valid_over_total_B1HW)
+        return gradient_BKHW.scatter_add_(1, index_B1HW, -gradient_B1HW * valid_B1HW), None
 
 
 def pixel_loss(logits_BKHW: Tensor, label_BHW: Tensor) -> Tensor:

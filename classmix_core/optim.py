@@ -28,8 +28,8 @@ def build_optimizer(model: nn.Module, head_prefixes: tuple[str, ...], config: Op
         groups.setdefault((in_head, scale), []).append(parameter)
     settings = [{"params": groups[key], "lr": config.lr * key[1]} for key in sorted(groups)]
     if config.name == "adamw":
-        return torch.optim.AdamW(settings, weight_decay=config.weight_decay)
-    return torch.optim.SGD(settings, momentum=config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(settings, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.SGD(settings, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
 
 
 def authors_scale(name: str) -> float:

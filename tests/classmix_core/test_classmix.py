@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from classmix_core.augment import to_float
 from classmix_core.batch_generator import BatchGenerator
-from classmix_core.classmix import Batch, ClassMix, Mixed, StepResult, mix_unlabelled, pseudo_label
+from classmix_core.classmix import Batch, ClassMix, Mixed, StepResult, mix_unlabelled
 from classmix_core.config import MIXES, WEIGHTS, ClassMixConfig, ModelConfig, OptimConfig
 from classmix_core.constants import IGNORE_INDEX
 from classmix_core.ema import make_teacher
@@ -30,6 +30,7 @@ from classmix_core.errors import InvalidValue
 from classmix_core.losses import labelled_loss, pixel_loss, sigmoid_ramp
 from classmix_core.models import build_model
 from classmix_core.optim import build_optimizer, build_schedule
+from classmix_core.pseudo_label import pseudo_label
 from classmix_core.workers import already, from_next_worker, mean_later
 
 L, U, K, H, W = 2, 3, 5, 11, 13

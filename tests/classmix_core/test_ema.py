@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from classmix_core.ema import make_teacher, update_teacher_, warmed_up_decay
+from classmix_core.ema import MovingAverage, make_teacher, warmed_up_decay
 
 
 def network() -> nn.Module:
@@ -29,7 +29,7 @@ def test_the_teacher_is_the_exponential_average_of_the_students(decay: float) ->
     values = [40.0, -16.0, 24.0]
     for value in values:
         fill_(student, value)
-        update_teacher_(teacher, student, decay, average_buffers=False)
+        MovingAverage(teacher, student).update_(decay, average_buffers=False)
     closed_form = decay**3 * 8 + sum((1 - decay) * decay ** (2 - i) * value for i, value in enumerate(values))
     for place, parameter in enumerate(teacher.parameters(), 1):
         torch.testing.assert_close(parameter.data, torch.full_like(parameter, closed_form * place))
@@ -41,7 +41,7 @@ def test_while_it_warms_up_the_teacher_is_the_mean_of_all_students() -> None:
     values = [4.0, 12.0, -20.0, 8.0, 100.0]
     for step, value in enumerate(values):
         fill_(student, value)
-        update_teacher_(teacher, student, warmed_up_decay(step, 0.99), average_buffers=False)
+        MovingAverage(teacher, student).update_(warmed_up_decay(step, 0.99), average_buffers=False)
         mean = sum(values[: step + 1]) / (step + 1)
         torch.testing.assert_close(teacher[0].bias.data, torch.full((4,), mean * 2))
 
@@ -62,7 +62,7 @@ def test_buffers_are_averaged_only_when_asked(average_buffers: bool) -> None:
     fill_(student, 8)
     teacher = make_teacher(student)
     fill_(student, 16)
-    update_teacher_(teacher, student, 0.5, average_buffers)
+    MovingAverage(teacher, student).update_(0.5, average_buffers)
     batch_norm, expected = teacher[1], 12 if average_buffers else 8
     torch.testing.assert_close(batch_norm.running_mean, torch.full((4,), 7.0 * expected))
     torch.testing.assert_close(batch_norm.running_var, torch.full((4,), 8.0 * expected))
@@ -73,7 +73,7 @@ def test_the_student_is_left_as_it_was() -> None:
     student = network()
     teacher, before = make_teacher(student), copy.deepcopy(student.state_dict())
     fill_(teacher, 3)
-    update_teacher_(teacher, student, 0.5, average_buffers=True)
+    MovingAverage(teacher, student).update_(0.5, average_buffers=True)
     for name, tensor in student.state_dict().items():
         assert torch.equal(tensor, before[name])
 
@@ -90,4 +90,4 @@ def test_the_teacher_is_a_copy_that_needs_no_gradient() -> None:
 
 def test_a_teacher_of_another_architecture_is_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
-        update_teacher_(network(), network()[:2], 0.5, average_buffers=False)
+        MovingAverage(network(), network()[:2])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as reference
 
 from classmix_core.config import ModelConfig
-from classmix_core.ema import make_teacher, running_statistics, update_teacher_
+from classmix_core.ema import MovingAverage, make_teacher, running_statistics
 from classmix_core.models import build_model
 from classmix_core.models.normalise import MEAN, STD, Normalise
 
@@ -80,7 +80,7 @@ def test_no_average_touches_mean_and_std(decay: float) -> None:
     student = build("unet")
     teacher = make_teacher(student)
     teacher.normalise.mean.fill_(0.7)
-    update_teacher_(teacher, student, decay, average_buffers=True)
+    MovingAverage(teacher, student).update_(decay, average_buffers=True)
     assert teacher.normalise.mean.flatten().tolist() == pytest.approx([0.7] * 3)
     assert torch.equal(teacher.normalise.std, student.normalise.std)
     averaged = {id(statistic) for statistic in running_statistics(student)}
