@@ -39,7 +39,7 @@ class LoadedModel:
         size = (image.shape[-2], image.shape[-1])
         batch = resize_image(image, resize)[None].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return predict(self.network, batch, size, inference)[0].byte().cpu()
+            return predict(self.network, batch, size, inference)[0].cpu()
 
 
 def load_run_dir(folder: Path) -> LoadedModel:
