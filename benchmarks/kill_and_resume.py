@@ -30,7 +30,7 @@ from harness.training import checkpoint
 
 TINY = ("--data.batch_labelled=2", "--data.batch_unlabelled=2", "--model.width=4", "--model.depth=1", "--ssl.tau=0.3")
 PACE = ("--checkpoint_every=1", "--eval_every=10", "--log_every=1")
-OF_THE_CLOCK = ("worker_seconds", "train/images_per_second")
+OF_THE_CLOCK = ("worker_seconds", "train/images_per_second", "train/data_wait")
 ROOT = Path(__file__).parents[1]
 
 

@@ -1,7 +1,7 @@
 """A step of ClassMix against the bare passes of its networks, and against a loop in the habits of the field.
 
     python benchmarks/step.py [--cases small mobilenet large deeplabv2 deeplabv2-8] [--rounds 30] [--device cuda]
-        [--precision bf16] [--channels-last] [--compile]
+        [--precision bf16] [--channels-last] [--compile] [--plain-memory]
 
 ours       ClassMix.step: augment, label, mix, jitter, blur, both losses, backward, optimiser, teacher.
 bare       What no step can do without, on tensors that are there: the teacher's forward pass over the unlabelled
@@ -13,6 +13,7 @@ bare passes (a multiplication and an addition count as two).
 """
 
 import argparse
+import resource
 import statistics
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from timing import by_turns, quotients, told
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from classmix_core.allocator import keep_freed_memory
 from classmix_core.batch_generator import BatchGenerator
 from classmix_core.classmix import Batch, ClassMix
 from classmix_core.config import ClassMixConfig, ModelConfig, OptimConfig
@@ -147,12 +149,16 @@ def measure(name: str, case: Case, given: argparse.Namespace) -> None:
     print(f"{name}: {case.network}, {case.images} + {case.images} images of {case.height} x {case.width}")
     print(f"  ours / bare passes {told(quotients(seconds['ours'], seconds['bare']))}")
     if "reference" in seconds:
-        print(f"  reference / ours   {told(quotients(seconds['reference'], seconds['ours']))}")
+        ratio = sum(seconds["reference"]) / sum(seconds["ours"])
+        print(f"  reference / ours   {ratio:.3f} (of the times of all rounds, as its steps differ by what is drawn)")
     peak = matmul_peak(given.device, given.precision)
     share = f"{100 * flops / ours / peak:.0f}% of what a product of matrices reaches"
     print(f"  {1000 * ours:.1f} ms a step of ours, {flops / 1e9:.1f} GFLOP, {share}", flush=True)
     if given.device == "cuda":
-        print(f"  {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB at most, of all three together")
+        memory = torch.cuda.max_memory_allocated() / 2**30
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"  {memory:.1f} GiB at most, of all of them together")
 
 
 def main() -> None:
@@ -164,8 +170,11 @@ def main() -> None:
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--no-reference", action="store_true")
+    parser.add_argument("--plain-memory", action="store_true", help="Leave the C library as it is, on a CPU.")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.device == "cpu" and not given.plain_memory:
+        keep_freed_memory()  # as a training does
     for name in given.cases:
         measure(name, CASES[name], given)
     where = torch.cuda.get_device_name() if given.device == "cuda" else "one thread of this CPU"

@@ -128,8 +128,9 @@ def mix_unlabelled(
     label_UHW = torch.maximum(label_UHW, padding_UHW)
     next_label = from_next_worker(torch.stack((label_UHW[:1].float(), confidence_UHW[:1])))
     mask_UHW = sample_mask(config.mix, label_UHW, num_classes, generator)
+    weight_UHW = mask_UHW.float()
     target_UCHW = next_of_batch(image_UCHW, next_image())
-    mixed_UCHW = paste(image_UCHW, target_UCHW, mask_UHW)
+    mixed_UCHW = paste(image_UCHW, target_UCHW, weight_UHW)
     with torch.autocast(image_UCHW.device.type, enabled=False):  # images stay float32 under bf16
         if config.jitter:
             mixed_UCHW = color_jitter(mixed_UCHW, config.jitter, config.jitter_probability, generator)
@@ -142,7 +143,7 @@ def mix_unlabelled(
         mask_UHW,
         mixed_UCHW,
         paste(label_UHW, next_of_batch(label_UHW, next_label_1HW.to(label_UHW.dtype)), mask_UHW),
-        paste(confidence_UHW, next_of_batch(confidence_UHW, next_confidence_1HW), mask_UHW),
+        paste(confidence_UHW, next_of_batch(confidence_UHW, next_confidence_1HW), weight_UHW),
     )
 
 

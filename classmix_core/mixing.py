@@ -15,9 +15,6 @@ from classmix_core.batch_generator import BatchGenerator
 from classmix_core.config import Mix
 from classmix_core.constants import IGNORE_INDEX
 
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""By bytes an element."""
-
 # CowMix's blur in the ClassMix code is log-uniform in 8..32 pixels at a height of 512; it follows the height here.
 COW_SIGMA_OF_HEIGHT = (8 / 512, 32 / 512)
 
@@ -39,7 +36,9 @@ def sample_class_mask(label_BHW: Tensor, num_classes: int, generator: BatchGener
     batch, device = len(label_BHW), label_BHW.device
     columns = IGNORE_INDEX + 1
     row_B1 = torch.arange(0, batch * columns, columns, device=device).unsqueeze(1)
-    index_N = (label_BHW.flatten(1) + row_B1).view(-1)  # into tables of all images, one after the other
+    index_N = (
+        label_BHW.flatten(1).to(torch.int64, copy=True).add_(row_B1).view(-1)
+    )  # into tables of all images, one after the other
     present = torch.zeros(batch * columns, dtype=torch.bool, device=device).index_fill_(0, index_N, True)
     present_BK = present.view(batch, columns)[:, :num_classes]
     score_BK = generator.rand(*present_BK.shape)
@@ -109,16 +108,15 @@ def sample_mask(mix: Mix, label_BHW: Tensor, num_classes: int, generator: BatchG
 def paste(source: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Show `source` where the mask is True and `target` elsewhere: M * A + (1 - M) * B.
 
-    Chosen are their bits, by three operations on integers: on a CPU 5 to 20 times as fast as torch.where, which looks
-    at the mask element by element.
+    Without torch.where, which looks at the mask element by element on a CPU: lerp is exact where the weight is 0 or 1,
+    and of integers bits are chosen; both take a fifth of its time or less.
 
     Args:
-        source: (B, C, H, W) or (B, H, W), any dtype.
+        source: (B, C, H, W) or (B, H, W), finite float32 or uint8.
         target: as `source`.
-        mask: bool, (B, H, W), or (B) for whole images.
+        mask: bool (or 0 and 1 of the type of `source`, which saves a conversion), (B, H, W), or (B) for whole images.
     """
-    integer = INTEGERS[source.element_size()]
-    source_bits, target_bits = source.view(integer), target.view(integer)
-    shape = len(mask), *(1,) * (source.ndim - mask.ndim), *mask.shape[1:]
-    mask_bits = mask.to(integer).neg_().view(shape)  # all of them or none
-    return (source_bits ^ target_bits).bitwise_and_(mask_bits).bitwise_xor_(target_bits).view(source.dtype)
+    weight = mask.to(source.dtype).view(len(mask), *(1,) * (source.ndim - mask.ndim), *mask.shape[1:])
+    if source.is_floating_point():
+        return torch.lerp(target, source, weight)
+    return (source ^ target).bitwise_and_(weight.neg_()).bitwise_xor_(target)

@@ -25,6 +25,8 @@ def test_a_benchmark_starts_and_says_how_it_is_used(script: Path) -> None:
         (("baseline.py", "--seeds=1", "--steps=2", "--model.width=4", "--model.depth=1"), "is ahead on"),
         (("plain_search.py", "search_spaces/smoke.yaml"), ""),
         (("evaluate.py", "--rounds", "2"), "ns a pixel"),
+        (("mixing.py", "--size", "32", "64", "--rounds", "2"), "at copy bandwidth"),
+        (("start.py", "--rounds", "1"), "first step"),
         (("step.py", "--cases", "small", "--rounds", "2"), "ours / bare passes"),
         (("scaling.py", "--only", "simulation"), "1,000 workers"),
     ],

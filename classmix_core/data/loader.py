@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
@@ -86,6 +87,20 @@ def training_batches(
     )
     for images, labels in loader:
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def prefetch(batches: Iterator[tuple[Tensor, Tensor]], pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same, each loaded in a thread while the one before is worked on; in pinned memory if the device is a GPU."""
+
+    def load() -> tuple[Tensor, Tensor] | None:
+        batch = next(batches, None)
+        return (batch[0].pin_memory(), batch[1].pin_memory()) if batch and pin else batch
+
+    with ThreadPoolExecutor(1, "prefetch") as thread:
+        loaded = thread.submit(load)
+        while (batch := loaded.result()) is not None:
+            loaded = thread.submit(load)
+            yield batch
 
 
 def evaluation_batches(

@@ -104,6 +104,10 @@ class LiveLines:
             self.live.stop()
 
 
+WAIT_SHOWN = 0.05
+"""Of the time; a shorter wait for data is nothing to act on."""
+
+
 class TrainingDisplay(LiveLines):
     """Live lines for a training (bar, ETA, loss, lambda, last and best mIoU), or plain ones without a terminal."""
 
@@ -114,6 +118,7 @@ class TrainingDisplay(LiveLines):
         self.start, self.first_step = time.monotonic(), -1
         self.loss: float | None = None
         self.lambda_: float | None = None
+        self.data_wait = 0.0
 
     def show(self, progress: "Progress") -> None:
         if progress.message:
@@ -123,10 +128,13 @@ class TrainingDisplay(LiveLines):
             self.start, self.first_step = time.monotonic(), progress.step
         self.loss = self.loss if progress.loss is None else progress.loss
         self.lambda_ = self.lambda_ if progress.lambda_ is None else progress.lambda_
+        self.data_wait = self.data_wait if progress.data_wait is None else progress.data_wait
         figures = [
             f"loss {format_metric(self.loss)} lambda {format_metric(self.lambda_)}",
             f"val {format_metric(progress.val_miou)} best {format_metric(progress.best)}",
         ]
+        if self.data_wait >= WAIT_SHOWN:
+            figures.append(f"waits for data {self.data_wait:.0%}")
         if self.live:
             self.bar.update(self.task, completed=progress.step)
             self.live.update(Group(self.bar, Text(fit(figures))))

@@ -20,6 +20,8 @@ class Progress(NamedTuple):
     lambda_: float | None = None
     val_miou: float | None = None
     best: float | None = None
+    data_wait: float | None = None
+    """Share of the time that was spent waiting for batches, 0..1."""
     message: str | None = None
     """What the user must be told, such as that a damaged checkpoint was passed over."""
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from classmix_core.data import Data
-from classmix_core.data.loader import evaluation_batches
+from classmix_core.data.loader import evaluation_batches, prefetch
 from classmix_core.data.samples import Samples
 from classmix_core.evaluate import evaluate
 from classmix_core.metrics import class_iou, mean_iou, pixel_accuracy
@@ -45,7 +45,7 @@ class Evaluator:
             world_size=context.world_size,
         )
         classes, inference = len(self.data.classes), config.eval.inference()
-        shared = self.until_stopped(batches, len(samples.names))
+        shared = self.until_stopped(prefetch(batches, context.device.type == "cuda"), len(samples.names))
         matrix = evaluate(network, shared, classes, context.device, config.precision, inference=inference)
         return (context.mean(matrix.double()) * context.world_size).round().long()
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from classmix_core.allocator import keep_freed_memory
 from classmix_core.batch_generator import BatchGenerator
 from classmix_core.classmix import ClassMix
 from classmix_core.data import Role
@@ -64,6 +65,8 @@ def train(job: TrainJob, context: TrainContext) -> dict[str, float]:
         RunFailed: a checkpoint cannot be read or written.
         UserError: a batch norm sees one value; where a trial's or a resume's batch is not checked before.
     """
+    if context.device.type == "cpu":
+        keep_freed_memory()
     with checkpoint.sole_writer(job.folder, context):
         trainer = Trainer(job, context)
         with trainer.run_log or nullcontext(), trainer.cost.logged(trainer.run_log, lambda: trainer.next_step):
@@ -192,7 +195,7 @@ class Trainer:
             return
         batches = train_dataloader(self.config, self.data, self.context, self.next_step)
         while self.next_step < self.config.steps:
-            self.train_metrics.add(self.classmix.step(next(batches), self.next_step))
+            self.train_metrics.add(self.classmix.step(self.train_metrics.next_of(batches), self.next_step))
             self.next_step += 1
             self.after_step()
 
@@ -230,12 +233,12 @@ class Trainer:
         values["train/lr"] = float(self.schedule.get_last_lr()[0])
         if self.run_log:
             self.run_log.metrics(self.next_step, values)
-            self.show(values["train/loss"], values["train/lambda"])
+            self.show(values["train/loss"], values["train/lambda"], values["train/data_wait"])
 
-    def show(self, loss: float | None = None, lambda_: float | None = None) -> None:
+    def show(self, loss: float | None = None, lambda_: float | None = None, data_wait: float | None = None) -> None:
         best = self.best["val/miou"] if self.best["step"] >= 0 else None
         val = self.metrics.get("val/miou")
-        self.context.show(Progress(self.next_step, self.config.steps, loss, lambda_, val, best))
+        self.context.show(Progress(self.next_step, self.config.steps, loss, lambda_, val, best, data_wait))
 
     def count(self, samples: Samples | None, network: nn.Module) -> Tensor:
         matrix = self.evaluator.confusion_matrix(samples, network)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from classmix_core.constants import IGNORE_INDEX
-from classmix_core.data.loader import TrainingSet, evaluation_batches, training_batches
+from classmix_core.data.loader import TrainingSet, evaluation_batches, prefetch, training_batches
 from classmix_core.data.sampler import EndlessSampler
 from classmix_core.data.samples import ArraySamples
 
@@ -199,6 +199,22 @@ def test_images_of_different_sizes_are_evaluated_in_batches_of_one_size() -> Non
     assert [len(images) for images, _ in found] == [2, 2, 2, 1]
     assert all(images.shape[2:] == labels.shape[1:] for images, labels in found)
     assert sorted(int(image[2, 0, 0]) for images, _ in found for image in images) == list(range(COUNT))
+
+
+def test_what_is_prefetched_is_the_same_in_the_same_order() -> None:
+    batches = [(torch.full((1,), number), torch.full((1,), -number)) for number in range(5)]
+    assert list(prefetch(iter(batches), pin=False)) == batches
+
+
+def test_a_fault_while_prefetching_comes_after_the_batches_before_it() -> None:
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        yield torch.zeros(1), torch.zeros(1)
+        raise OSError("the disk is gone")
+
+    prefetched = prefetch(batches(), pin=False)
+    assert torch.equal(next(prefetched)[0], torch.zeros(1))
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(prefetched)
 
 
 @pytest.mark.parametrize(("resize_labels", "size"), [(True, (8, 9)), (False, (HEIGHT, WIDTH))])

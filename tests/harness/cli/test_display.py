@@ -38,6 +38,19 @@ def test_what_a_user_must_be_told_stays_above_the_live_lines(live: bool, monkeyp
     assert lines.count("warning: going on from step 3") == 1, lines
 
 
+@pytest.mark.parametrize(("share", "told"), [(None, False), (0.04, False), (0.12, True)])
+def test_a_training_that_waits_for_data_says_so(
+    share: float | None, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, raw = terminal(False, "utf-8")
+    monkeypatch.setattr(display, "out", out)
+    monkeypatch.setattr(display.live_bar, "__kwdefaults__", {"console": out})
+    with TrainingDisplay(40000) as one:
+        one.show(Progress(100, 40000, loss=1.0, lambda_=0.5, data_wait=share))
+        one.show(LONG)
+    assert ("waits for data 12%" in " ".join(shown(raw, "utf-8"))) == told
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_parts_are_kept_whole_in_lines_that_fit(width: int) -> None:
     parts = ["trial 12 running step 39950", *(f"{key} {value}" for key, value in VALUES.items()), "a reason " * 30]

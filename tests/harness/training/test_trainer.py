@@ -265,8 +265,9 @@ def test_metrics_have_their_names_and_steps(tmp_path: Path, store: tuple[str, st
     result = loop.go()
     client = MlflowClient(loop.uri)
     metrics = client.get_run(loop.run_id).data.metrics
-    training = ["loss", "loss_labelled", "loss_unlabelled", "lambda", "lr", "images_per_second"]
+    training = ["loss", "loss_labelled", "loss_unlabelled", "lambda", "lr", "images_per_second", "data_wait"]
     assert {f"train/{name}" for name in training} <= metrics.keys()
+    assert 0 < metrics["train/data_wait"] < 1
     for role in ("val", "test"):
         assert {f"{role}/miou", f"{role}/accuracy", f"{role}/iou/sky"} <= metrics.keys()
     assert [point.step for point in client.get_metric_history(loop.run_id, "train/loss")] == [2, 4, 6]
