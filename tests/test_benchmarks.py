@@ -24,8 +24,9 @@ def test_a_benchmark_starts_and_says_how_it_is_used(script: Path) -> None:
     [
         (("baseline.py", "--seeds=1", "--steps=2", "--model.width=4", "--model.depth=1"), "is ahead on"),
         (("plain_search.py", "search_spaces/smoke.yaml"), ""),
-        (("evaluate.py", "--rounds", "2"), "ns a pixel"),
+        (("evaluate.py", "--rounds", "2", "--images", "4"), "ns a pixel"),
         (("mixing.py", "--size", "32", "64", "--rounds", "2"), "at copy bandwidth"),
+        (("input.py", "--batches", "2", "--rounds", "1"), "images a second"),
         (("start.py", "--rounds", "1"), "first step"),
         (("step.py", "--cases", "small", "--rounds", "2"), "ours / bare passes"),
         (("scaling.py", "--only", "simulation"), "1,000 workers"),
