@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classmix_core.argmax import argmax_
+from classmix_core.argmax import argmax
 from classmix_core.augment import to_float
 from classmix_core.config import InferenceConfig, Size
 from classmix_core.metrics import confusion_matrix
@@ -29,7 +29,7 @@ def predict(
         uint8 (B, H, W).
     """
     parts = split_for_memory(image_BCHW, inference)
-    return torch.cat([argmax_(resized_logits(network, part, size, inference))[0] for part in parts])
+    return torch.cat([argmax(resized_logits(network, part, size, inference))[0] for part in parts])
 
 
 def split_for_memory(batch: Tensor, inference: InferenceConfig) -> tuple[Tensor, ...]:

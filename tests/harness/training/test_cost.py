@@ -57,7 +57,8 @@ def test_a_resumed_training_counts_its_earlier_tries(tmp_path: Path, store: tupl
         loop.go(lambda loop: bool(loop.shown) and loop.shown[-1].step >= 2)
     taken = time.monotonic() - started
     (first,) = logged(loop)
-    assert first == pytest.approx(taken * torch.get_num_threads() / 3600, rel=0.3)
+    whole = taken * torch.get_num_threads() / 3600
+    assert 0.2 * whole < first <= whole, "all of it but what comes before the loop"
     loop.go()
     assert [value > first for value in logged(loop)] == [False, True]
 
