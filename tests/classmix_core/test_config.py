@@ -1,4 +1,4 @@
-"""DataConfig: each field beyond its range, and fields that do not go together, are refused."""
+"""DataConfig and ClassMixConfig: each field beyond its range, and fields that do not go together, are refused."""
 
 import math
 import re
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from classmix_core.config import DataConfig
+from classmix_core.config import ClassMixConfig, DataConfig
 from classmix_core.errors import InvalidValue
 
 NOT_FINITE = [(0.5, math.inf), (math.nan, 1.0), (1.0, math.nan), (math.inf, math.inf)]
@@ -78,3 +78,33 @@ def test_fields_that_do_not_go_together_are_refused(field: str, fields: dict[str
 )
 def test_fields_that_go_together_are_taken(fields: dict[str, Any]) -> None:
     assert DataConfig(root="x", **fields).root == "x"
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("tau", [0, 1], [-1e-9, 1.001, math.nan]),
+        ("ema_decay", [0, 0.9999], [-0.1, 1]),
+        ("ramp_fraction", [1e-9, 1], [0, 1.01]),
+        ("unlabelled_weight", [0, 10], [-1e-9]),
+        ("jitter", [0, 0.5], [-0.01, 0.51]),
+        ("jitter_probability", [0, 1], [-0.01, 1.01]),
+        ("blur", [0, 0.15, 3], [-1, 0.149]),
+        ("blur_probability", [0, 1], [-0.01, 1.01]),
+    ],
+)
+def test_each_field_of_the_step_is_refused_beyond_its_range_alone(
+    field: str, good: list[float], bad: list[float]
+) -> None:
+    for value in good:
+        assert getattr(ClassMixConfig(**{field: value}), field) == value
+    for value in bad:
+        with pytest.raises(InvalidValue, match=rf"`.*\b{field}\b.*` must hold, but got {value}\.") as caught:
+            ClassMixConfig(**{field: value})
+        assert caught.value.field == field
+
+
+def test_the_defaults_are_the_papers() -> None:
+    config = ClassMixConfig()
+    assert (config.tau, config.ema_decay, config.mix, config.weight) == (0.968, 0.99, "class", "image")
+    assert config.teacher_mode == "train"

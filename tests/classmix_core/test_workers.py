@@ -1,4 +1,4 @@
-"""What workers exchange, in a group of one process; test_classmix.py has groups of several."""
+"""What workers exchange, in a group of one process; test_data_parallel.py has groups of several."""
 
 import pytest
 import torch
