@@ -17,8 +17,7 @@ def first_zero(below_BKHW: Tensor) -> Tensor:
     """uint8 (B, H, W), the first class whose value is 0 where all others are negative; 0 or K - 1 where one is NaN.
 
     As integers, the bits of 0 are 0 and those of negative numbers are far below: with K - k added the largest tells k.
-    On a CPU that is 5 times as fast as a comparison with the largest, and 40 times as fast as torch.argmax. (They are
-    added in place, and taken off again.)
+    On a CPU `argmax` so takes a fifth to a fourteenth of torch.argmax. (They are added in place, and taken off again.)
     """
     bits_BKHW, classes = below_BKHW.view(torch.int32), below_BKHW.shape[1]
     countdown_K11 = torch.arange(classes, 0, -1, dtype=torch.int32, device=below_BKHW.device).view(-1, 1, 1)
