@@ -109,7 +109,7 @@ def paste(source: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Show `source` where the mask is True and `target` elsewhere: M * A + (1 - M) * B.
 
     Without torch.where, which looks at the mask element by element on a CPU: lerp is exact where the weight is 0 or 1,
-    and of integers bits are chosen; both take a fifth of its time or less.
+    and of integers bits are chosen; at 512 x 1024 both take a third of its time or less.
 
     Args:
         source: (B, C, H, W) or (B, H, W), finite float32 or uint8.
