@@ -17,6 +17,7 @@ import statistics
 from collections.abc import Callable, Iterator
 
 import torch
+from data_arguments import add_data_arguments, data_config
 from timing import by_turns, quotients, told
 from torch import Tensor
 
@@ -76,9 +77,7 @@ def evaluations(config: DataConfig, count: int, device: str) -> dict[str, Callab
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", default="scenes", choices=("scenes", "camvid", "cityscapes", "voc", "folder"))
-    parser.add_argument("--root", help="Folder of the data set; by default the embedded scenes, which are in memory.")
-    parser.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"), help="Unset: as large as the files.")
+    add_data_arguments(parser)
     parser.add_argument("--images", type=int, default=50, help="Of val, at most.")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -86,11 +85,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if given.device == "cpu":
         keep_freed_memory()  # as a training does
-    size = (given.resize[0], given.resize[1]) if given.resize else None
-    config = DataConfig(name=given.name, root=given.root, resize=size)
-    seconds = by_turns(evaluations(config, given.images, given.device), given.rounds, device=given.device)
+    seconds = by_turns(evaluations(data_config(given), given.images, given.device), given.rounds, device=given.device)
     ratio = told(quotients(seconds["evaluation"], seconds["forwards"]))
-    print(f"{given.name}, {given.images} images of val: evaluation / bare forwards {ratio}")
+    print(f"{given.name}, at most {given.images} images of val: evaluation / bare forwards {ratio}")
     seconds = by_turns(matrices(given.device), given.rounds, device=given.device)
     nanoseconds = 1e9 * statistics.median(seconds["matrix"]) / torch.Size(SHAPE).numel()
     print(f"confusion matrix: {nanoseconds:.1f} ns a pixel; by mask and bincount / ours", end=" ")

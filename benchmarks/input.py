@@ -16,20 +16,22 @@ from dataclasses import replace
 from itertools import islice, product
 
 import torch
+from data_arguments import add_data_arguments, data_config
 from step import Case, our_step, random_batch
 from timing import by_turns, quotients, told
 from torch import Tensor
 
 from classmix_core.config import DataConfig
 from classmix_core.data import load_data
-from classmix_core.data.loader import TrainingSet, training_batches
+from classmix_core.data.loader import training_batches
+from harness.training.dataloaders import training_set
 
 BATCH = 4
 
 
 def batches(config: DataConfig, workers: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
     samples = load_data(config).labelled
-    data = TrainingSet(samples, labels=True, resize=config.resize, crop=config.crop, seed=0)
+    data = training_set(config, samples, True, 0)
     for index in range(len(samples.names)):
         data[index, index]  # the cache is filled, the files are in the system's memory
     return training_batches(
@@ -54,26 +56,24 @@ def taker(stream: Iterator[tuple[Tensor, Tensor]], count: int) -> Callable[[], N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", default="scenes", choices=("scenes", "camvid", "cityscapes", "voc", "folder"))
-    parser.add_argument("--root", help="Folder of the data set.")
-    parser.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"), help="Unset: as large as the files.")
+    add_data_arguments(parser)
     parser.add_argument("--batches", type=int, default=25, help="Of 4 images, a round.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    size = (given.resize[0], given.resize[1]) if given.resize else None
-    config = DataConfig(name=given.name, root=given.root, resize=size)
-    caches = ["none"] if given.name == "scenes" else ["none", "disk"]
+    configs = {"none": data_config(given)}
     with tempfile.TemporaryDirectory(prefix="classmix_cache_") as home:
-        kept = {"none": config, "disk": config if given.root is None else replace(config, cache="disk", cache_dir=home)}
-        streams = {key: batches(kept[key[0]], key[1], given.device) for key in product(caches, given.workers)}
-        height, width = next(iter(streams.values())).__next__()[0].shape[-2:]
-        taken = by_turns({str(key): taker(stream, given.batches) for key, stream in streams.items()}, given.rounds, 1)
+        if given.root is not None:
+            configs["disk"] = replace(configs["none"], cache="disk", cache_dir=home)
+        keys = list(product(configs, given.workers))
+        streams = {str(key): batches(configs[key[0]], key[1], given.device) for key in keys}
+        height, width = next(streams[str(keys[0])])[0].shape[-2:]
+        taken = by_turns({key: taker(stream, given.batches) for key, stream in streams.items()}, given.rounds, 1)
         streams.clear()  # ends the loaders before their cache is gone
     print(f"{given.name}, {height} x {width}: images with labels a second")
-    for cache, workers in product(caches, given.workers):
+    for cache, workers in keys:
         found = taken[str((cache, workers))]
         rate = BATCH * given.batches / statistics.median(found)
         ratio = told(quotients(taken[str(("none", workers))], found))

@@ -5,7 +5,7 @@
 import torch     python -c "import torch", which no training can do without.
 train --help     and tune --help: what a mistyped flag costs.
 first step       harness.train from the command to the end of a training of one step on CPU, on the embedded scenes,
-                 less its evaluations' and summary's share as far as one step shows it: an upper bound.
+                 with its evaluations and its summary: an upper bound of the time to that step.
 
 By turns, medians over the same round's import of torch; in brackets between which values half of the rounds lie.
 """

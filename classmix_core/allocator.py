@@ -11,7 +11,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep what is freed for what is allocated next, in place of giving it back to the system.
 
     Every page that comes anew from the system costs a fault, which takes as long as filling it: a step on images of
-    512 x 1024 takes a fifth longer so. Elsewhere than with glibc nothing happens.
+    512 x 1024 takes some 9% longer so (benchmarks/step.py --plain-memory). Elsewhere than with glibc nothing happens.
     """
     if sys.platform != "linux" or not hasattr(library := ctypes.CDLL(None), "mallopt"):
         return

@@ -90,7 +90,7 @@ def training_batches(
 
 
 def prefetch(batches: Iterator[tuple[Tensor, Tensor]], pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same, each loaded in a thread while the one before is worked on; in pinned memory if the device is a GPU."""
+    """The same, each loaded in a thread while the one before is worked on; with `pin` in pinned memory, for a GPU."""
 
     def load() -> tuple[Tensor, Tensor] | None:
         batch = next(batches, None)

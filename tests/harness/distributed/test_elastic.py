@@ -21,7 +21,7 @@ STEPS = 160
 SLOW = ("--gpus=0", f"--steps={STEPS}", "--eval_every=80", "--checkpoint_every=2", "--log_every=1", "--ssl.tau=0.2")
 SLOW += ("--model.norm=group", "--model.width=32", "--model.depth=3", "--optim.lr=0.00003")
 SLOW += ("--data.batch_labelled=8", "--data.batch_unlabelled=8")
-"""A network without batch statistics whose steps take some tenths of a second. At this rate weights move by 0.003, and
+"""A network without batch statistics whose steps take some tenths of a second. At this rate weights move by 0.01, and
 the order in which floats are added moves them by less than 1e-5: at a higher one a label that flips moves them more."""
 
 
